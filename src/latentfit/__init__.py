@@ -1,0 +1,48 @@
+"""Latentfit: what the N(0, I) prior costs your VAE, at least, in nats, and how to win it back."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: public name -> where it is; imported at first use, so that `import latentfit` costs next to nothing
+_LAZY = {
+    "Batch": "latentfit.data:Batch",
+    "ELBO": "latentfit.model:ELBO",
+    "Estimate": "latentfit.evaluation.estimate:Estimate",
+    "VAE": "latentfit.estimator:VAE",
+    "VAEModule": "latentfit.model:VAEModule",
+    "compare": "latentfit.comparison:compare",
+    "data": "latentfit.data",
+    "diagnose_latents": "latentfit.diagnosis.latents:diagnose_latents",
+    "errors": "latentfit.errors",
+    "evaluation": "latentfit.evaluation",
+    "fit": "latentfit.model:fit",
+    "likelihoods": "latentfit.likelihoods",
+    "load": "latentfit.estimator:load",
+    "methods": "latentfit.methods",
+    "networks": "latentfit.networks",
+    "posteriors": "latentfit.posteriors",
+    "priors": "latentfit.priors",
+    "save": "latentfit.estimator:save",
+    "schedules": "latentfit.model.schedules",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'latentfit' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    value = importlib.import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,228 @@
+"""The jobs of a comparison: pure functions of a specification, each in its own folder, never run twice.
+
+A job trains or fits, scores on the selection and the test rows, and writes `result.json` last: a folder with a
+result is finished, a folder without one is resumed from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentfit import methods, saving
+from latentfit.comparison.plan import Job, build_vae, job_folder
+from latentfit.data.prepared import PreparedData
+from latentfit.evaluation.codes import encode_rows
+from latentfit.evaluation.collapse import active_units
+from latentfit.evaluation.ladder import climb
+from latentfit.evaluation.likelihood import log_likelihood
+from latentfit.evaluation.proposal import fit_proposal
+from latentfit.evaluation.terms import elbo_terms
+from latentfit.model import VAEModule, fit
+from latentfit.model.contracts import Prior
+from latentfit.errors import ReliabilityWarning
+from latentfit.registry import registry
+from latentfit.training import Recipe
+from latentfit.training.rng import isolated_rng
+
+SPLITS = ("train", "validation", "selection", "test")
+_PROPOSAL_ROWS = 5_000
+
+
+def store_data(run_dir: Path, data: PreparedData, splits: Mapping[str, np.ndarray], labels: Any) -> None:
+    """Write what the jobs read: the prepared rows, the transforms, the splits."""
+    tensors = {"x": data.x, **{f"rows_{name}": torch.as_tensor(splits[name]) for name in SPLITS}}
+    if data.source is not data.x:
+        tensors["source"] = data.source
+    if labels is not None:
+        tensors["labels"] = torch.as_tensor(np.unique(labels, return_inverse=True)[1])
+    meta: dict[str, Any] = {
+        "likelihood": data.likelihood,
+        "noise": data.noise,
+        "reason": data.reason,
+        "alternatives": data.alternatives,
+        "notes": data.notes,
+    }
+    for part in ("preprocess", "encoder_input"):
+        transform = getattr(data, part)
+        meta[part] = None if transform is None else transform.config()
+        if transform is not None:
+            tensors |= {f"{part}.{key}": value for key, value in transform.state_dict().items()}
+    saving.save_tensors(run_dir / "data.safetensors", tensors, meta)
+
+
+@lru_cache(maxsize=2)
+def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], Tensor | None]:
+    """The inverse of `store_data`, once per process: the data, the splits' row numbers, the labels."""
+    tensors, meta = saving.load_tensors(Path(run_dir) / "data.safetensors")
+    transforms: dict[str, Any] = {}
+    for part in ("preprocess", "encoder_input"):
+        if meta[part] is None:
+            transforms[part] = None
+            continue
+        transforms[part] = registry.build("transform", meta[part])
+        prefix = f"{part}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        transforms[part].load_state_dict(state)
+    data = PreparedData(
+        likelihood=meta["likelihood"],
+        reason=meta["reason"],
+        alternatives=meta["alternatives"],
+        x=tensors["x"],
+        source=tensors.get("source", tensors["x"]),
+        noise=meta["noise"],
+        notes=meta["notes"],
+        **transforms,
+    )
+    return data, {name: tensors[f"rows_{name}"] for name in SPLITS}, tensors.get("labels")
+
+
+def run_job(run_dir: str, job: Job) -> dict[str, Any]:
+    """The result of a job, computed or read: key -> numbers per row of the leaderboard. One thread."""
+    folder = job_folder(Path(run_dir), job)
+    done = read_result(folder)
+    if done is not None:
+        return done
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        saving.write_atomic(folder / "job.json", json.dumps(asdict(job), indent=1))
+        result = _train(run_dir, job, folder) if job.kind == "joint" else _ladder(run_dir, job, folder)
+        saving.write_atomic(folder / "result.json", json.dumps(result, indent=1))
+    finally:
+        torch.set_num_threads(threads)
+    return result
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished job, or None."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def read_arrays(folder: Path, key: str) -> dict[str, np.ndarray]:
+    """Per-row numbers of one leaderboard row: `log_px`, `elbo`, ... on `selection` and `test`."""
+    tensors, _ = saving.load_tensors(folder / f"{key}.safetensors")
+    return {name: value.numpy() for name, value in tensors.items()}
+
+
+def load_model(run_dir: Path, job: Job) -> VAEModule:
+    """The VAE a joint job trained."""
+    vae = saving.load_component(job_folder(run_dir, job) / "model")
+    return vae.eval()
+
+
+def load_prior(run_dir: Path, job: Job, name: str) -> Prior:
+    """The prior that a ladder job fitted on its rung `name`."""
+    return saving.load_component(job_folder(run_dir, job) / name).eval()
+
+
+def _train(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
+    data, rows, _ = load_data(run_dir)
+    recipe = Recipe(**job.settings["recipe"])
+    with isolated_rng(job.settings["random_state"] + job.seed):
+        vae = build_vae(job.settings, job.method, data)
+    result = fit(
+        vae,
+        data.training_batch(rows["train"]),
+        X_validation=data.scoring_batch(rows["validation"]),
+        objective=methods.get(job.method).objective(recipe.max_steps),
+        prepare=data.prepare,
+        recipe=recipe,
+        random_state=job.settings["random_state"] + job.seed,
+        run_dir=folder,
+    )
+    vae.to("cpu")
+    saving.save_component(vae, folder / "model", overwrite=True)
+    facts = {
+        "fit_seconds": result.seconds,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "stopped": result.stopped,
+        "skipped_steps": result.skipped_steps,
+        "history": result.history,
+        "n_parameters": sum(p.numel() for p in vae.parameters()),
+        "network_calls": vae.prior.network_calls,
+    }
+    return {job.method: facts | score(vae, data, rows, job, folder, job.method)}
+
+
+def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
+    data, rows, _ = load_data(run_dir)
+    base = Job("joint", "standard", job.seed, job.settings)
+    vae = load_model(Path(run_dir), base)
+    codes = {name: encode_rows(vae, data.scoring_batch(rows[name])) for name in ("train", "validation", "selection")}
+    if data.prepare is not None:  # as the encoder saw them in training: a fresh draw
+        with isolated_rng(job.settings["random_state"]):
+            codes["train"] = encode_rows(vae, data.prepare(data.training_batch(rows["train"])))
+    null = vae.prior
+    seed = job.settings["random_state"] + job.seed
+    ladder = climb(
+        codes["train"], codes["validation"], codes["selection"], null, rungs=tuple(methods.LADDER), random_state=seed
+    )
+    n_base = sum(p.numel() for p in vae.parameters())
+    results: dict[str, Any] = {}
+    for rung in ladder.rungs:
+        vae.prior = rung.prior
+        key = f"{rung.name}@standard"
+        saving.save_component(rung.prior, folder / rung.name, overwrite=True)
+        results[key] = {
+            "fit_seconds": rung.seconds,
+            "weight": rung.weight,
+            "prior_gap": rung.gap.to_dict(),
+            "n_parameters": n_base + sum(p.numel() for p in rung.prior.parameters()),
+            "network_calls": rung.prior.network_calls,
+        } | score(vae, data, rows, job, folder, key)
+    vae.prior = null
+    results["ladder"] = {"prior_gap": ladder.prior_gap.to_dict(), "chosen": ladder.chosen.name}
+    return results
+
+
+def score(
+    vae: VAEModule, data: PreparedData, rows: Mapping[str, Tensor], job: Job, folder: Path, key: str
+) -> dict[str, Any]:
+    """log p(x), ELBO terms and unit statistics on the selection and the test rows; per-row numbers go to a file."""
+    seed = job.settings["random_state"]
+    proposal = fit_proposal(vae, data.scoring_batch(rows["train"][:_PROPOSAL_ROWS]), random_state=seed)
+    arrays: dict[str, Tensor] = {}
+    facts: dict[str, Any] = {}
+    for split in ("selection", "test"):
+        batch = data.scoring_batch(rows[split])
+        scored = log_likelihood(
+            vae,
+            batch,
+            n_importance_samples=job.settings["n_importance_samples"],
+            proposal=proposal,
+            random_state=seed,
+        )
+        terms = elbo_terms(vae, batch, random_state=seed)
+        arrays[f"{split}_log_px"] = torch.as_tensor(scored.values)
+        arrays[f"{split}_elbo"] = torch.as_tensor(terms.elbo_per_row)
+        facts |= {
+            f"{split}_unreliable": scored.unreliable,
+            f"{split}_ess": float(np.median(scored.effective_sample_size)),
+            f"{split}_doubling": scored.doubling,
+            f"{split}_kl": terms.kl.value,
+        }
+    units = active_units(encode_rows(vae, data.scoring_batch(rows["selection"])))
+    arrays |= {"unit_kl": torch.as_tensor(units.kl), "unit_std": torch.as_tensor(units.std)}
+    facts["active_units"] = int(units)
+    saving.save_tensors(folder / f"{key}.safetensors", {name: value.double() for name, value in arrays.items()}, {})
+    start = time.perf_counter()
+    with torch.no_grad():
+        vae.sample(1_000, generator=torch.Generator().manual_seed(seed))
+    facts["sample_ms"] = 1e3 * (time.perf_counter() - start)
+    return facts
+

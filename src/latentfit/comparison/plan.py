@@ -1,0 +1,246 @@
+"""What a comparison will do, decided before anything long starts: the settings, the jobs, their cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from latentfit import methods
+from latentfit.data.batch import Batch
+from latentfit.data.prepared import PreparedData
+from latentfit.errors import InputError
+from latentfit.model import RECIPE
+from latentfit.training.rng import isolated_rng
+
+Goal = Literal["likelihood", "samples", "embedding"]
+GOALS = ("likelihood", "samples", "embedding")
+
+#: rows scored at most on the selection and on the test split; more sharpen little and cost much
+MAX_SCORED = 2_000
+#: what `--quick` reads of a data set
+QUICK_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose; None is chosen from the data and written into the plan.
+
+    Attributes:
+        methods: "auto", "all", or names.
+        n_seeds: independent trainings of every method.
+        goal: what the recommendation ranks by.
+        latent_dim, network, network_args, max_steps, batch_size, learning_rate: the model and its training.
+        likelihood: a name or `{"name", "args"}`.
+        n_importance_samples: draws per row for log p(x).
+        max_minutes: turned into steps once, here.
+        quick: at most `QUICK_ROWS` rows and a third of the steps.
+        random_state: seeds splits, stored binarisation, training and scoring.
+        device, precision: where and how training runs.
+    """
+
+    methods: str | tuple[str, ...] = "auto"
+    n_seeds: int = 3
+    goal: Goal = "likelihood"
+    likelihood: str | Mapping[str, Any] | None = None
+    latent_dim: int | None = None
+    network: str | None = None
+    network_args: Mapping[str, Any] | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    n_importance_samples: int = 500
+    max_minutes: float | None = None
+    quick: bool = False
+    random_state: int = 0
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.goal not in GOALS:
+            raise InputError(f"goal must be one of {', '.join(GOALS)}, got {self.goal!r}.")
+        for name in ("n_seeds", "n_importance_samples", "latent_dim", "max_steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise InputError(f"max_minutes must be positive, got {self.max_minutes!r}.")
+        methods.parse(self.methods if isinstance(self.methods, str) else list(self.methods))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pure function's argument: what to compute, on which data, with what settings; its hash names its folder."""
+
+    kind: Literal["joint", "ladder"]
+    method: str
+    seed: int
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits of the specification's hash."""
+        return fingerprint({"kind": self.kind, "method": self.method, "seed": self.seed, **self.settings})
+
+    @property
+    def label(self) -> str:
+        """For progress lines."""
+        return f"{self.method}, seed {self.seed + 1}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a comparison and everything that determines them."""
+
+    settings: dict[str, Any]
+    methods: list[str]
+    rungs: list[str]
+    n_seeds: int
+    #: measured seconds per step of each jointly trained method, one thread
+    step_seconds: dict[str, float]
+
+    @property
+    def first(self) -> list[Job]:
+        """The N(0, I) model, on which the ladder and the sample features stand."""
+        return [Job("joint", "standard", seed, self.settings) for seed in range(self.n_seeds)]
+
+    @property
+    def second(self) -> list[Job]:
+        """Every other job; the longest first, so that workers end together."""
+        joint = [
+            Job("joint", name, seed, self.settings)
+            for name in sorted(self.methods, key=lambda name: -self.step_seconds.get(name, 0.0))
+            if name != "standard"
+            for seed in range(self.n_seeds)
+        ]
+        ladder = [Job("ladder", "ladder", seed, self.settings) for seed in range(self.n_seeds)] if self.rungs else []
+        return ladder + joint
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of each training."""
+        return self.settings["recipe"]["max_steps"]
+
+    def seconds(self, workers: int) -> float:
+        """Expected duration with this many workers, scoring and the ladder included (rough: within a factor of two)."""
+        training = sum(self.step_seconds[name] for name in self.methods) * self.max_steps * self.n_seeds
+        return 1.35 * training / workers + 10.0
+
+    def to_json(self) -> dict[str, Any]:
+        """What `plan.json` holds; two runs with the same one are the same comparison."""
+        return {
+            "settings": self.settings,
+            "methods": self.methods,
+            "rungs": self.rungs,
+            "n_seeds": self.n_seeds,
+            "step_seconds": self.step_seconds,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_json`."""
+        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
+
+
+def fingerprint(value: Any) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerprint: str) -> Plan:
+    """Choose what was left open, measure what a step costs, and list the jobs."""
+    chosen = methods.parse(options.methods if isinstance(options.methods, str) else list(options.methods))
+    data_shape = tuple(data.x.shape[1:])
+    numel = int(np.prod(data_shape))
+    network = options.network or ("gated_mlp" if numel > 256 else "mlp")
+    latent_dim = options.latent_dim or (40 if numel > 256 else max(2, min(16, numel // 2)))
+    batch_size = options.batch_size or RECIPE.batch_size
+    recipe = {
+        **dataclasses.asdict(RECIPE),
+        "batch_size": batch_size,
+        "learning_rate": options.learning_rate or RECIPE.learning_rate,
+        "device": options.device,
+        "precision": options.precision,
+        "max_steps": options.max_steps or default_steps(n_train, batch_size, options.quick),
+    }
+    settings: dict[str, Any] = {
+        "data": data_fingerprint,
+        "random_state": options.random_state,
+        "likelihood": data.likelihood,
+        "model": {
+            "data_shape": list(data_shape),
+            "latent_dim": latent_dim,
+            "network": network,
+            "network_args": dict(options.network_args or {}),
+        },
+        "recipe": recipe,
+        "n_importance_samples": options.n_importance_samples,
+        "torch": torch.__version__,
+        "threads": 1,
+    }
+    rungs = [name for name in methods.LADDER if methods.METHODS[name].post_hoc]
+    plan = Plan(settings, [method.name for method in chosen], rungs, options.n_seeds, {})
+    plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
+    if options.max_minutes is not None and options.max_steps is None:
+        # minutes become steps once: the plan, not the clock, decides what a rerun computes
+        share = max(0.05, (60 * options.max_minutes - 10.0) / max(plan.seconds(workers=1), 1e-9))
+        recipe["max_steps"] = max(100, int(min(1.0, share) * recipe["max_steps"]))
+    return plan
+
+
+def default_steps(n_train: int, batch_size: int, quick: bool) -> int:
+    """Forty passes over the data, within 2,000 and 20,000 steps; `quick` a third of that, at least 1,000."""
+    steps = int(np.clip(40 * n_train / batch_size, 2_000, 20_000))
+    return max(1_000, steps // 3) if quick else steps
+
+
+def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str, float]:
+    """Seconds a training step takes on this machine, for each method (median of a few, after one warm-up)."""
+    batch_size = min(plan.settings["recipe"]["batch_size"], len(data.x))
+    batch = Batch(data.x[:batch_size].to(torch.float32))
+    seconds = {}
+    for name in plan.methods:
+        with isolated_rng(0):
+            method = methods.get(name)
+            vae = build_vae(plan.settings, name, data)
+            objective = method.objective(plan.max_steps)
+            objective.n_train = len(data.x)
+            optimiser = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
+            times = []
+            for step in range(n_steps + 1):
+                start = time.perf_counter()
+                optimiser.zero_grad()
+                objective(vae, batch, step)["loss"].backward()
+                optimiser.step()
+                times.append(time.perf_counter() - start)
+        seconds[name] = float(np.median(times[1:]))
+    return seconds
+
+
+def build_vae(settings: Mapping[str, Any], method: str, data: PreparedData) -> Any:
+    """The untrained VAE of a job."""
+    model = settings["model"]
+    return methods.build(
+        method,
+        data_shape=tuple(model["data_shape"]),
+        latent_dim=model["latent_dim"],
+        likelihood=settings["likelihood"],
+        network=model["network"],
+        network_args=model["network_args"],
+        preprocess=data.preprocess,
+        encoder_input=data.encoder_input,
+    )
+
+
+def job_folder(run_dir: Path, job: Job) -> Path:
+    """Where a job keeps its checkpoints and its result; short, for Windows' path limit."""
+    return run_dir / "jobs" / job.key

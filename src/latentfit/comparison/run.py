@@ -1,0 +1,314 @@
+"""The verb: plan, run the jobs, rank, and write down what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from latentfit import saving
+from latentfit.comparison.gather import gather
+from latentfit.comparison.jobs import read_result, run_job, store_data
+from latentfit.comparison.plan import QUICK_ROWS, Job, Options, Plan, fingerprint, job_folder, make_plan
+from latentfit.comparison.result import Comparison
+from latentfit.data.prepared import PreparedData, prepare_data
+from latentfit.data.rows import as_batch
+from latentfit.data.sources import Source, load
+from latentfit.data.splits import Splits, split_rows
+from latentfit.data.transforms import drop_constant_columns
+from latentfit.errors import InputError, SavedFileError
+from latentfit.registry import registry
+
+BACKENDS = ("serial", "loky", "dask", "ray")
+
+
+class Listener(Protocol):
+    """What follows a comparison as it runs, such as the terminal. Every method may do nothing."""
+
+    def planned(self, plan: Plan, source: Source, data: PreparedData, splits: Splits, workers: int) -> None: ...
+
+    def job_done(self, job: Job, result: dict[str, Any], done: int, total: int, seconds: float) -> None: ...
+
+    def stage(self, number: int, plan: Plan, found: Comparison | None) -> None: ...
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def planned(self, plan: Plan, source: Source, data: PreparedData, splits: Splits, workers: int) -> None:
+        pass
+
+    def job_done(self, job: Job, result: dict[str, Any], done: int, total: int, seconds: float) -> None:
+        pass
+
+    def stage(self, number: int, plan: Plan, found: Comparison | None) -> None:
+        pass
+
+
+def compare(
+    X: Any = "digits",
+    *,
+    out: str | Path | None = None,
+    labels: Any = None,
+    groups: Any = None,
+    data_dir: str | Path | None = None,
+    backend: str = "loky",
+    workers: int | None = None,
+    fresh: bool = False,
+    lang: str = "en",
+    show_data: bool | None = None,
+    listener: Listener | None = None,
+    command: str | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare what the prior costs and what each remedy wins back, on your data.
+
+    Every method is trained `n_seeds` times by one recipe; priors are also fitted post hoc on the N(0, I) models. All
+    are scored on the same rows with the same noise, ranked by paired differences, and the smallest sufficient one is
+    recommended. Finished jobs are never run twice: the same call again resumes.
+
+    Args:
+        X: a data set's name (`digits`, `mnist`, `fashion-mnist`), a file, or rows (array, tensor, DataFrame, `Dataset`,
+            `DataLoader`).
+        out: the run's folder; `runs/<data>` by default.
+        labels: (N,) classes of the rows, for the embedding's score.
+        groups: (N,) rows of one group stay in one split, and errors are cluster-robust.
+        backend: "serial", "loky" (processes on this machine), "dask" or "ray".
+        workers: processes; the machine's cores by default.
+        fresh: start over; without it a folder that holds another comparison is refused.
+        show_data: whether the report may show rows; by default only for the built-in sets.
+        options: `methods`, `n_seeds`, `goal`, `likelihood`, `latent_dim`, `network`, `max_steps`, ... as in `Options`.
+
+    Returns:
+        The `Comparison`: `.leaderboard`, `.best`, `.recommendation`, `.report(path)`, `.to_json()`.
+
+    Raises:
+        InputError: data or options that cannot be used; nothing is written then.
+        SavedFileError: a folder that cannot be written.
+
+    Source: the protocol is that of the project's design: four splits, random effects over seeds and rows.
+    """
+    started = time.perf_counter()
+    listener = listener or Silent()
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    chosen = _options(options)
+    source = _source(X, data_dir, labels, groups)
+    source = _quick(source, chosen) if chosen.quick else source
+    x, columns, dropped = source.x, source.columns, ()
+    if x.ndim == 2:
+        x, columns, dropped = drop_constant_columns(x, source.columns)
+    splits = split_rows(
+        len(x),
+        groups=source.groups,
+        is_test=source.is_test,
+        fractions=source.fractions,
+        random_state=chosen.random_state,
+    )
+    data = prepare_data(
+        x,
+        splits.train,
+        likelihood=chosen.likelihood,
+        source_name=source.name,
+        random_state=chosen.random_state,
+    )
+    if dropped:
+        data.notes.append(f"{len(dropped)} constant columns dropped: {', '.join(dropped[:5])}")
+    registry.build("likelihood", data.likelihood).check(data.x)
+    folder = Path(out) if out is not None else Path("runs") / _folder_name(source.name)
+    asked = _asked(chosen, x)
+    plan = _open(folder, asked, fresh)
+    n_workers = workers or max(1, min(os.cpu_count() or 1, 8))
+    if plan is None:
+        plan = make_plan(chosen, data, len(splits.train), asked["data"])
+        _begin(folder, asked, plan, data, splits, source.labels)
+    listener.planned(plan, source, data, splits, n_workers)
+
+    facts = {
+        "source": source.name,
+        "origin": source.origin,
+        "columns": list(columns or ()),
+        "n_rows": len(x),
+        "goal": chosen.goal,
+        "lang": lang,
+        "show_data": source.built_in if show_data is None else show_data,
+        "command": command or f"latentfit compare {source.name}",
+        "description": data.description,
+    }
+    listener.stage(1, plan, None)
+    done = _run(plan.first, folder, backend, n_workers, listener, 0, plan)
+    listener.stage(2, plan, None)
+    _run(plan.second, folder, backend, n_workers, listener, done, plan)
+    listener.stage(3, plan, None)
+    found = gather(folder, plan, {**facts, "seconds": time.perf_counter() - started})
+    found.write(folder)
+    return found
+
+
+def _options(options: dict[str, Any]) -> Options:
+    known = {field.name for field in dataclasses.fields(Options)}
+    unknown = set(options) - known
+    if unknown:
+        raise InputError(f"compare takes no option {sorted(unknown)[0]!r}. It takes: {', '.join(sorted(known))}.")
+    if isinstance(options.get("methods"), list):
+        options = {**options, "methods": tuple(options["methods"])}
+    return Options(**{key: value for key, value in options.items() if value is not None})
+
+
+def _source(X: Any, data_dir: str | Path | None, labels: Any, groups: Any) -> Source:
+    if isinstance(X, str | Path):
+        source = load(X, None if data_dir is None else Path(data_dir))
+    elif isinstance(X, Source):
+        source = X
+    else:
+        columns = tuple(str(name) for name in X.columns) if hasattr(X, "columns") else None
+        x = X if isinstance(X, np.ndarray) else as_batch(X).x.numpy()
+        as_batch(x)  # refuses what cannot be used
+        source = Source(name="data", x=x, columns=columns, origin="an array")
+    given = {"labels": labels, "groups": groups}
+    for name, value in given.items():
+        if value is not None:
+            array = np.asarray(value)
+            if array.shape != (len(source.x),):
+                raise InputError(f"{name} must be ({len(source.x)},), one per row; got {array.shape}.")
+            source = dataclasses.replace(source, **{name: array})
+    return source
+
+
+def _quick(source: Source, options: Options) -> Source:
+    """At most `QUICK_ROWS` rows, drawn once with the seed; the set's own test rows keep their share."""
+    n = len(source.x)
+    if n <= QUICK_ROWS:
+        return source
+    rows = np.sort(np.random.default_rng(options.random_state).choice(n, QUICK_ROWS, replace=False))
+
+    def pick(values: Any) -> Any:
+        return None if values is None else np.asarray(values)[rows]
+
+    return dataclasses.replace(
+        source,
+        x=source.x[rows],
+        labels=pick(source.labels),
+        groups=pick(source.groups),
+        is_test=pick(source.is_test),
+    )
+
+
+def _asked(options: Options, x: np.ndarray) -> dict[str, Any]:
+    """What was asked for: a rerun that asks the same resumes, one that asks anything else is refused."""
+    asked = json.loads(json.dumps(dataclasses.asdict(options)))
+    asked["data"] = fingerprint([list(x.shape), str(x.dtype), hashlib.sha256(np.ascontiguousarray(x)).hexdigest()])
+    return asked
+
+
+def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
+    """The plan that a folder holds, if it is this comparison's.
+
+    Raises:
+        InputError: it holds another one.
+    """
+    path = folder / "plan.json"
+    if not path.exists():
+        return None
+    held = saving.read_json(path)
+    if held["asked"] == asked and (folder / "data.safetensors").exists():
+        if fresh:
+            shutil.rmtree(folder / "jobs", ignore_errors=True)
+        return Plan.from_json(held["plan"])
+    if fresh:
+        shutil.rmtree(folder / "jobs", ignore_errors=True)
+        return None
+    differences = ", ".join(
+        f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in asked if held["asked"].get(key) != asked[key]
+    )
+    raise InputError(
+        f"{folder.as_posix()} holds another comparison (differs in: {differences}). Use --out "
+        f"{folder.as_posix()}-2, or --fresh to start over; nothing was changed."
+    )
+
+
+def _begin(folder: Path, asked: dict[str, Any], plan: Plan, data: PreparedData, splits: Splits, labels: Any) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SavedFileError(f"Cannot make the folder {folder.as_posix()}: {error.strerror}. Try --out.") from None
+    rows = {name: getattr(splits, name) for name in ("train", "validation", "selection", "test")}
+    store_data(folder, data, rows, labels)
+    saving.write_atomic(folder / "plan.json", json.dumps({"asked": asked, "plan": plan.to_json()}, indent=1))
+
+
+def _run(
+    jobs: Sequence[Job],
+    folder: Path,
+    backend: str,
+    workers: int,
+    listener: Listener,
+    done: int,
+    plan: Plan,
+) -> int:
+    total = len(plan.first) + len(plan.second)
+    waiting = []
+    for job in jobs:
+        result = read_result(job_folder(folder, job))
+        if result is None:
+            waiting.append(job)
+        else:
+            done += 1
+            listener.job_done(job, result, done, total, 0.0)
+    for job, result, seconds in _results(waiting, folder, backend, workers):
+        done += 1
+        listener.job_done(job, result, done, total, seconds)
+    return done
+
+
+def _results(
+    jobs: Sequence[Job], folder: Path, backend: str, workers: int
+) -> Iterator[tuple[Job, dict[str, Any], float]]:
+    if backend == "serial" or (backend == "loky" and min(workers, len(jobs)) <= 1):
+        for job in jobs:
+            yield _timed(str(folder), job)
+        return
+    import joblib
+
+    if backend == "ray":
+        from ray.util.joblib import register_ray
+
+        register_ray()
+    with joblib.parallel_config(backend=backend, n_jobs=workers):
+        tasks: Iterable[Any] = (joblib.delayed(_timed)(str(folder), job) for job in jobs)
+        try:
+            yield from joblib.Parallel(return_as="generator_unordered")(tasks)
+        except KeyboardInterrupt:
+            _stop_workers(backend)
+            raise
+
+
+def _timed(folder: str, job: Job) -> tuple[Job, dict[str, Any], float]:
+    start = time.perf_counter()
+    result = run_job(folder, job)
+    return job, result, time.perf_counter() - start
+
+
+def _stop_workers(backend: str) -> None:
+    if backend == "loky":
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown(wait=False, kill_workers=True)
+
+
+def _folder_name(name: str) -> str:
+    stem = Path(name).name
+    for suffix in (".gz", Path(stem.removesuffix(".gz")).suffix):
+        stem = stem.removesuffix(suffix) if suffix else stem
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+    return safe[:40] or "data"
+
+

@@ -1,0 +1,264 @@
+"""One reader for each file format. Each gives a `Table`; every bad file is one `InputError` line."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentfit.data.idx import read_idx
+from latentfit.errors import InputError, MissingExtraError
+
+DATA_KEYS = ("x", "X", "data")
+LABEL_KEYS = ("y", "labels", "label", "target")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a file holds: x (N, *data_shape) in its own dtype, and what came with it."""
+
+    x: np.ndarray
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    columns: tuple[str, ...] | None = None
+    note: str = ""
+
+
+def read_npy(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    """A .npy file; labels and groups from .npy files of their own."""
+    x = load_array(path)
+    return Table(x, _own_file(labels_key, path), _own_file(groups_key, path))
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of a .npy file; pickled objects are refused."""
+    try:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise InputError(f"{path} is not a .npy file; write it with numpy.save.")
+        array = np.load(path, allow_pickle=False)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read: {_load_error(error)}") from None
+    return array
+
+
+def read_npz(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    """A .npz file: the array x, X or data, or the only one; y or labels where present."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read: it is not a complete .npz file; write it with numpy.savez.")
+    try:
+        # numpy leaves a file open that it opened itself and that is no archive
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            keys = list(archive.files)
+            label_key = _pick(labels_key, LABEL_KEYS, keys, path)
+            group_key = _pick(groups_key, ("groups",), keys, path)
+            others = [key for key in keys if key not in (label_key, group_key)]
+            named = [key for key in DATA_KEYS if key in others]
+            key = named[0] if named else (others[0] if len(others) == 1 else None)
+            if key is None:
+                held = ", ".join(keys) or "nothing"
+                raise InputError(
+                    f"{path} holds {held}; expected an array named x, X or data, or a single one."
+                )
+            arrays = {name: archive[name] for name in (key, label_key, group_key) if name is not None}
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError) as error:
+        raise InputError(f"{path} cannot be read: {_load_error(error)}") from None
+    labels = None if label_key is None else arrays[label_key]
+    return Table(arrays[key], labels, None if group_key is None else arrays[group_key])
+
+
+def read_csv(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    """A .csv or .tsv file of numeric columns; separator and header as its first line shows."""
+    import pandas as pd
+
+    compressed = path.suffix.lower() == ".gz"
+    try:
+        head = pd.read_csv(path, nrows=1, header=None, sep="\0", engine="python", dtype=str, quoting=3)
+        first = str(head.iloc[0, 0])
+        separator = max((",", ";", "\t"), key=first.count)
+        has_header = not all(_is_number(cell) for cell in first.split(separator))
+        frame = pd.read_csv(path, sep=separator, header=0 if has_header else None)
+    except (pd.errors.EmptyDataError, IndexError):
+        raise InputError(f"{path} is empty; expected rows of numbers.") from None
+    except pd.errors.ParserError as error:
+        detail = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
+        raise InputError(
+            f"{path} has rows of different lengths ({detail}); every row needs the same columns."
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path} is not utf-8 text; save it as utf-8{' or .gz' if compressed else ''}."
+        ) from None
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from None
+    frame.columns = [str(name) for name in frame.columns]
+    return _from_frame(frame, path, labels_key, groups_key)
+
+
+def read_parquet(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    """A .parquet file of numeric columns."""
+    import pandas as pd
+
+    require_package("pyarrow", "parquet", path)
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow's own errors derive from
+        raise InputError(f"{path} is not a readable .parquet file: {_one_line(error)}.") from None
+    frame.columns = [str(name) for name in frame.columns]
+    return _from_frame(frame, path, labels_key, groups_key)
+
+
+def read_h5ad(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    """An AnnData file: layers["counts"] where it exists, else X; labels and groups are columns of obs."""
+    require_package("anndata", "anndata", path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anndata's remarks on its own storage format
+        import anndata
+
+        try:
+            adata = anndata.read_h5ad(path)
+        except (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+            raise InputError(f"{path} is not a readable .h5ad file: {_one_line(error)}.") from None
+    counts = "counts" in adata.layers
+    matrix: Any = adata.layers["counts"] if counts else adata.X
+    if matrix is None:
+        raise InputError(
+            f"{path} has neither X nor layers['counts'] (a minified file?); expected expression values."
+        )
+    x = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
+    return Table(
+        x,
+        _obs(adata, labels_key, path),
+        _obs(adata, groups_key, path),
+        tuple(map(str, adata.var_names)),
+        "layers['counts']" if counts else "X",
+    )
+
+
+def read_idx_file(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    """An idx file, gzipped or not."""
+    return Table(read_idx(path), _own_file(labels_key, path), _own_file(groups_key, path))
+
+
+def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    note = ""
+    columns = list(frame.columns)
+    if columns and columns[0] == "Unnamed: 0" and _counts_rows(frame["Unnamed: 0"].to_numpy()):
+        frame, note = frame.drop(columns="Unnamed: 0"), "row numbers in the first column left out"
+    taken = {}
+    for key in filter(None, (labels_key, groups_key)):
+        if key not in frame.columns:
+            raise InputError(f"{path} has no column {key!r}; its columns are {_listed(frame.columns)}.")
+        taken[key] = frame[key].to_numpy()
+    frame = frame.drop(columns=list(taken))
+    if len(frame) == 0 or frame.shape[1] == 0:
+        raise InputError(
+            f"{path} has {len(frame)} rows and {frame.shape[1]} columns of data; expected numbers."
+        )
+    for position, name in enumerate(frame.columns):
+        column = frame.iloc[:, position]
+        if not (is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype)):
+            raise InputError(
+                f"{path}: column {name!r} is not numeric (first value {column.iloc[0]!r}). Leave it out, "
+                "encode it "
+                f"(pandas.get_dummies), or use it as labels: labels_key={name!r}."
+            )
+        if column.isna().any():
+            row = int(column.isna().to_numpy().argmax())
+            raise InputError(
+                f"{path}: column {name!r} has {column.isna().mean():.2g} of its values missing, first in "
+                f"row {row}. "
+                "Fill or drop them; in Python, Batch(x, mask=observed) marks what is missing."
+            )
+    x = frame.to_numpy()
+    if x.dtype.kind == "O":  # pandas' own nullable types
+        x = frame.to_numpy(dtype=np.float64)
+    return Table(
+        x,
+        taken.get(labels_key) if labels_key else None,
+        taken.get(groups_key) if groups_key else None,
+        tuple(frame.columns),
+        note,
+    )
+
+
+def _counts_rows(column: np.ndarray) -> bool:
+    """Whether a nameless first column is what `to_csv` and R write unasked."""
+    return any(np.array_equal(column, np.arange(start, start + len(column))) for start in (0, 1))
+
+
+def _own_file(key: str | None, path: Path) -> np.ndarray | None:
+    """Labels beside a format that has no names: a .npy file."""
+    if key is None:
+        return None
+    if not key.endswith(".npy"):
+        raise InputError(
+            f"{path} has no named columns, so {key!r} is not in it; give a .npy file with one entry a row."
+        )
+    if not Path(key).is_file():
+        raise InputError(f"{key} does not exist.")
+    return load_array(Path(key))
+
+
+def _obs(adata: Any, key: str | None, path: Path) -> np.ndarray | None:
+    if key is None:
+        return None
+    column = key.removeprefix("obs:")
+    if column not in adata.obs:
+        raise InputError(f"{path} has no obs column {column!r}; it has {_listed(adata.obs.columns)}.")
+    return np.asarray(adata.obs[column])
+
+
+def _pick(wanted: str | None, usual: Sequence[str], keys: Sequence[str], path: Path) -> str | None:
+    if wanted is not None and wanted not in keys:
+        raise InputError(f"{path} has no array {wanted!r}; it holds {_listed(keys)}.")
+    return (
+        wanted if wanted is not None else next((key for key in usual if key in keys and len(keys) > 1), None)
+    )
+
+
+def require_package(package: str, extra: str, path: Path) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(f'Reading {path.name} needs {package}: pip install "latentfit[{extra}]".')
+
+
+def _load_error(error: Exception) -> str:
+    text = _one_line(error)
+    if "pickle" in text.lower():
+        return (
+            "it holds pickled Python objects, which are never loaded; save plain numbers (x.astype(float))."
+        )
+    return f"it is truncated or damaged ({text})."
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip().strip('"'))
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(names: Any) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")

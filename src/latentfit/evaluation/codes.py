@@ -1,0 +1,165 @@
+"""q(z given x) of many rows, kept so that z can be drawn again: what every number about latents reads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Generator, Tensor
+
+from latentfit.errors import InputError
+from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
+from latentfit.model.contracts import as_std
+from latentfit.model.vae import VAEModule
+
+#: rows encoded at once
+ENCODER_ROWS = 2_000
+#: draws kept per row where q(z given x) cannot be drawn again from its moments (a flow posterior)
+STORED_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class Codes:
+    """q(z given x) of N rows.
+
+    Attributes:
+        mean: (N, *event_shape).
+        std: like mean, the standard deviation per dimension.
+        scale_tril: (N, D, D) or None, the Cholesky factor where q is a full Gaussian.
+        stored: (S, N, *event_shape) or None, draws where q is no Gaussian; `sample` cycles through them.
+        context: (N, C) or None, what a conditional prior needs.
+        groups: (N,) or None, labels of related rows, for cluster-robust errors.
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale_tril: Tensor | None = None
+    stored: Tensor | None = None
+    context: Tensor | None = None
+    groups: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        mean: Any,
+        *,
+        std: Any = None,
+        var: Any = None,
+        logvar: Any = None,
+        groups: ArrayLike | None = None,
+        what: str = "Codes",
+    ) -> Codes:
+        """Codes from arrays or tensors: mean and exactly one spread, each (N, *event_shape).
+
+        Raises:
+            InputError: see `latentfit.model.contracts.as_std`; fewer than two rows; other than one group a
+                row.
+        """
+        mean = _floating(mean)
+        if mean.dim() < 2 or len(mean) < 2:
+            raise InputError(
+                f"{what}: mean has shape {tuple(mean.shape)}; expected (N, D) with at least two rows."
+            )
+        spread = {"std": std, "var": var, "logvar": logvar}
+        tensors = {key: None if value is None else _floating(value).to(mean) for key, value in spread.items()}
+        label = None if groups is None else np.asarray(groups)
+        if label is not None and label.shape != (len(mean),):
+            raise InputError(
+                f"{what}: groups has shape {label.shape}, expected ({len(mean)},), one for each row."
+            )
+        return cls(mean, as_std(what, mean, **tensors), groups=label)
+
+    def __len__(self) -> int:
+        return self.mean.shape[0]
+
+    def __getitem__(self, rows: Any) -> Codes:
+        """The codes of some rows: a slice or an index array."""
+        index = torch.as_tensor(rows, device=self.mean.device) if isinstance(rows, np.ndarray) else rows
+
+        def pick(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[index]
+
+        picked = (
+            None if self.groups is None else self.groups[rows if not isinstance(rows, Tensor) else rows.cpu()]
+        )
+        stored = None if self.stored is None else self.stored[:, index]
+        return Codes(
+            self.mean[index], self.std[index], pick(self.scale_tril), stored, pick(self.context), picked
+        )
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of z."""
+        return self.mean.shape[1:]
+
+    def sample(self, n: int = 1, generator: Generator | None = None) -> Tensor:
+        """Draws z ~ q(z given x): (n, N, *event_shape). The first draws do not depend on n."""
+        if self.stored is not None:
+            return self.stored[torch.arange(n) % len(self.stored)]
+        noise = torch.randn(
+            (n, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
+        if self.scale_tril is None:
+            return torch.addcmul(self.mean, self.std, noise)
+        offset = torch.einsum("nij,snj->sni", self.scale_tril, noise.flatten(2))
+        return self.mean + offset.view_as(noise)
+
+    def kl_to_standard_normal(self) -> Tensor:
+        r"""KL(q(z given x) || N(0, I)) of Gaussian codes per row: (N,), nats, float64.
+
+        Where q is a full Gaussian its correlations count; where it is no Gaussian this is the KL of its
+        moments.
+        """
+        per_unit = unit_kl(self.mean, self.std).flatten(1).sum(-1)
+        if self.scale_tril is None:
+            return per_unit
+        diagonal = self.scale_tril.double().diagonal(dim1=-2, dim2=-1)
+        return per_unit + self.std.double().log().flatten(1).sum(-1) - diagonal.log().sum(-1)
+
+
+def unit_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)) of each unit, elementwise, nats, float64; infinite where std is 0."""
+    mean, std = mean.double(), std.double()
+    return 0.5 * (mean.square() + std.square() - 1) - std.log()
+
+
+@torch.no_grad()
+def encode_rows(vae: VAEModule, X: Any, *, groups: ArrayLike | None = None, random_state: int = 0) -> Codes:
+    """q(z given x) of rows X (N, *data_shape), in blocks.
+
+    The tensors carry no gradient and may be trained on (`prior.fit`).
+
+    Raises:
+        InputError: rows that cannot be used.
+    """
+    batch = evaluation_rows(X, vae)
+    generator = torch.Generator(device=vae.device).manual_seed(random_state)
+    parts: list[dict[str, Tensor]] = []
+    with frozen(vae, random_state=random_state):
+        for rows in blocks(len(batch), ENCODER_ROWS):
+            q = vae.encode(batch[rows].to(vae.device))
+            cache = dict(q.cache())
+            if not set(cache) <= {"mean", "std", "scale_tril"}:
+                mean, variance = q.moments()
+                draws, _ = q.rsample_with_log_prob(STORED_DRAWS, generator)
+                cache = {"mean": mean, "std": variance.sqrt(), "stored": draws.transpose(0, 1)}
+            parts.append(cache)
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    if "stored" in joined:
+        joined["stored"] = joined["stored"].transpose(0, 1)
+    label = None if groups is None else np.asarray(groups)
+    return Codes(**joined, context=batch.context, groups=label)
+
+
+def _floating(values: Any) -> Tensor:
+    tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
+def gaussian_entropy(log_scale_sum: Tensor, dim: int) -> Tensor:
+    """Entropy of a D-dimensional Gaussian whose Cholesky factor has log-determinant `log_scale_sum`, nats."""
+    return log_scale_sum + 0.5 * dim * (1 + math.log(2 * math.pi))

@@ -1,0 +1,252 @@
+"""The ladder: priors of growing richness fitted to the same codes, and what each wins on unseen rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentfit.errors import InputError
+from latentfit.evaluation.codes import Codes
+from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.gap import defensive_weight, prior_gap_per_row, require_exact
+from latentfit.model.contracts import Prior
+from latentfit.priors import DefensiveMixture, create
+
+RUNGS = ("learned_gaussian", "mixture", "realnvp")
+NOTHING = "nothing"
+#: arguments of the rungs that differ from the priors' own defaults
+ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
+#: differences below it, in nats per row, are not worth a larger prior
+WORTHWHILE = 0.1
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One prior of the ladder.
+
+    Attributes:
+        name: the prior's name, or "nothing" for p itself.
+        prior: the fitted prior, mixed defensively with p; p itself for "nothing".
+        gap: T on the selection rows, nats per row, with its own interval.
+        per_row: (N,) T of each selection row.
+        seconds: to fit it.
+        weight: of the fitted prior in the defensive mixture; 0: nothing is won.
+        n_parameters: learned numbers.
+    """
+
+    name: str
+    prior: Prior
+    gap: Estimate
+    per_row: np.ndarray
+    seconds: float
+    weight: float
+    n_parameters: int
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs by size, "nothing" first, judged on the same rows by the same draws.
+
+    Attributes:
+        rungs: in order of their number of parameters.
+        groups: labels of related selection rows, or None.
+        cross_fitted: whether every row was judged by priors fitted on the other half of the rows.
+    """
+
+    rungs: list[Rung]
+    groups: np.ndarray | None = None
+    cross_fitted: bool = False
+
+    def __getitem__(self, name: str) -> Rung:
+        """A rung by name.
+
+        Raises:
+            InputError: a name that is not on the ladder.
+        """
+        for rung in self.rungs:
+            if rung.name == name:
+                return rung
+        raise InputError(f"No rung {name!r} on this ladder. It has: {', '.join(r.name for r in self.rungs)}.")
+
+    @property
+    def best(self) -> Rung:
+        """The rung with the largest gap; "nothing" where none wins."""
+        return max(self.rungs, key=lambda rung: rung.gap.value)
+
+    @property
+    def chosen(self) -> Rung:
+        """The smallest rung within max(1 SE of the paired difference to the best, 0.1 nat) of the best."""
+        best = self.best
+        for rung in self.rungs:
+            short = Estimate.of(best.per_row - rung.per_row, groups=self.groups)
+            if short.value <= max(short.std_error, WORTHWHILE):
+                return rung
+        return best
+
+    @property
+    def prior_gap(self) -> Estimate:
+        """The certificate: the best rung's gap, "at least", with an interval valid for all rungs at once.
+
+        The best of K rungs is chosen by the numbers it is reported with, so each bound is taken
+        at (1 - level) / K (Bonferroni). "Nothing" has a gap of exactly 0 and needs no correction.
+        """
+        best = self.best
+        tried = sum(rung.name != NOTHING for rung in self.rungs)
+        level = best.gap.level
+        wide = Estimate.of(best.per_row, groups=self.groups, level=1 - (1 - level) / max(1, tried))
+        return Estimate(wide.value, wide.std_error, wide.interval, level)
+
+
+def climb(
+    codes_train: Codes,
+    codes_validation: Codes,
+    codes_selection: Codes,
+    p: Prior,
+    *,
+    rungs: Sequence[str | Prior] = RUNGS,
+    n_draws: int = 4,
+    random_state: int = 0,
+    max_steps: int | None = None,
+    progress: Progress | None = None,
+) -> Ladder:
+    """Fit each rung on training codes, mix it with p by validation codes, judge it on selection codes.
+
+    All rungs are always tried: gains are not monotone in cost.
+
+    Args:
+        codes_train: of the rows the priors are fitted on.
+        codes_validation: of other rows, for the weight of the defensive mixture.
+        codes_selection: of a third set of rows, for the gap.
+        p: the prior the model has.
+        rungs: names of priors, or priors to be fitted.
+        n_draws: draws of z per selection row.
+        random_state: seed.
+        max_steps: of each fit; the prior's own default otherwise.
+        progress: called with (rung, step, steps).
+
+    Returns:
+        The ladder, by size, with "nothing" (p itself) as its first rung.
+
+    Raises:
+        CapabilityError: p, or a rung, without an exact density.
+    """
+    require_exact(p)
+    zeros = np.zeros(len(codes_selection))
+    found = [Rung(NOTHING, p, Estimate(0.0, 0.0, (0.0, 0.0)), zeros, 0.0, 0.0, 0)]
+    for wanted in rungs:
+        prior = _create(wanted, codes_train) if isinstance(wanted, str) else wanted
+        name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
+        started = time.perf_counter()
+        prior.fit(
+            codes_train.mean,
+            std=codes_train.std,
+            context=codes_train.context,
+            max_steps=max_steps,
+            random_state=random_state,
+            progress=None if progress is None else _labelled(progress, name),
+        )
+        seconds = time.perf_counter() - started
+        prior.eval()
+        weight = defensive_weight(prior, p, codes_validation, random_state=random_state)
+        mixed = DefensiveMixture(prior, p, weight)
+        per_row = prior_gap_per_row(mixed, p, codes_selection, n_draws=n_draws, random_state=random_state)
+        gap = Estimate.of(per_row, groups=codes_selection.groups)
+        found.append(Rung(name, mixed, gap, per_row, seconds, weight, prior.n_parameters))
+    found.sort(key=lambda rung: rung.n_parameters)
+    return Ladder(found, codes_selection.groups)
+
+
+def cross_fit(
+    codes: Codes,
+    p: Prior,
+    *,
+    rungs: Sequence[str | Prior] = RUNGS,
+    random_state: int = 0,
+    max_steps: int | None = None,
+    progress: Progress | None = None,
+) -> Ladder:
+    """The ladder without a training set: each half of the rows is judged by priors fitted on the other half.
+
+    Groups stay in one half. The priors kept are those of the first half; the gaps are over all rows.
+
+    Raises:
+        InputError: fewer than 20 rows (or groups), which cannot be split.
+    """
+    first, second = halves(codes, random_state)
+    parts = []
+    for fitted_on, judged in ((first, second), (second, first)):
+        train, validation = thirds(codes, fitted_on, random_state)
+        names = [rung for rung in rungs if isinstance(rung, str)]
+        if len(names) != len(rungs):
+            raise InputError("cross_fit fits every rung twice: give names of priors, not priors.")
+        parts.append(
+            climb(
+                codes[train],
+                codes[validation],
+                codes[judged],
+                p,
+                rungs=names,
+                random_state=random_state,
+                max_steps=max_steps,
+                progress=progress,
+            )
+        )
+    joined = []
+    for rung in parts[0].rungs:
+        other = parts[1][rung.name]
+        per_row = np.empty(len(codes))
+        per_row[second], per_row[first] = rung.per_row, other.per_row
+        gap = Estimate.of(per_row, groups=codes.groups) if rung.name != NOTHING else rung.gap
+        seconds, size = rung.seconds + other.seconds, max(rung.n_parameters, other.n_parameters)
+        weight = 0.5 * (rung.weight + other.weight)
+        joined.append(Rung(rung.name, rung.prior, gap, per_row, seconds, weight, size))
+    joined.sort(key=lambda rung: rung.n_parameters)
+    return Ladder(joined, codes.groups, cross_fitted=True)
+
+
+def halves(codes: Codes, random_state: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint halves of the rows, groups kept together: sorted row numbers."""
+    return split_rows(len(codes), codes.groups, 0.5, random_state)
+
+
+def thirds(codes: Codes, rows: np.ndarray, random_state: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers to fit on (four in five of `rows`) and to find the defensive weight on."""
+    groups = None if codes.groups is None else codes.groups[rows]
+    held_out, fitted = split_rows(len(rows), groups, 0.2, random_state + 1)
+    return rows[fitted], rows[held_out]
+
+
+def split_rows(
+    n: int, groups: np.ndarray | None, share: float, random_state: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """About `share` of n rows, and the rest, whole groups at a time: sorted row numbers.
+
+    Raises:
+        InputError: too few rows or groups for both parts.
+    """
+    label = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    units = int(label.max()) + 1 if n else 0
+    if units < 4:
+        what = "rows" if groups is None else "groups"
+        raise InputError(
+            f"{units} {what} cannot be split into parts to fit and to judge; at least 4 are needed."
+        )
+    order = np.random.default_rng(random_state).permutation(units)
+    taken = np.isin(label, order[: min(units - 1, max(1, math.ceil(share * units)))])
+    return np.flatnonzero(taken), np.flatnonzero(~taken)
+
+
+def _create(name: str, codes: Codes) -> Prior:
+    shape = codes.event_shape
+    prior = create(name, latent_dim=shape[0] if len(shape) == 1 else tuple(shape), **ARGUMENTS.get(name, {}))
+    return prior.to(codes.mean)
+
+
+def _labelled(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda step, steps: progress(name, step, steps)

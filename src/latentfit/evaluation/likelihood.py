@@ -1,0 +1,249 @@
+"""log p(x) by importance sampling, with what says whether it can be trusted."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentfit.data.batch import Batch
+from latentfit.errors import CapabilityError, InputError, ReliabilityWarning
+from latentfit.evaluation.codes import encode_rows
+from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal, log_joint
+from latentfit.evaluation.psis import RELIABLE_K, pareto_k
+from latentfit.evaluation.rows import (
+    BLOCK_NUMBERS,
+    RowNoise,
+    as_models,
+    blocks,
+    evaluation_rows,
+    frozen,
+    to_numpy,
+)
+from latentfit.model.contracts import RANKABLE
+from latentfit.model.vae import VAEModule
+
+#: share of unreliable rows above which the caller is warned
+UNRELIABLE_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-sampled log p(x) of N rows, nats.
+
+    Attributes:
+        values: (N,) log of the mean weight: biased downward, by less the more draws.
+        effective_sample_size: (N,) (sum w)^2 / sum w^2, between 1 and the number of draws.
+        pareto_k: (N,) shape of the weights' tail; nan below 25 draws.
+        std_error: (N,) of each value, sd(w) / (sqrt(S) mean(w)) (delta method).
+        doubling: mean over rows of what the second half of the draws added, nats; about twice the bias that
+            is left.
+        estimate: the mean over rows, with its standard error over rows.
+        n_importance_samples: S, draws per row and model.
+        n_models: how many models were combined by log-sum-exp.
+    """
+
+    values: np.ndarray
+    effective_sample_size: np.ndarray
+    pareto_k: np.ndarray
+    std_error: np.ndarray
+    doubling: float
+    estimate: Estimate
+    n_importance_samples: int
+    n_models: int = 1
+
+    @property
+    def unreliable(self) -> float:
+        """Share of rows whose Pareto-k is above 0.7, or cannot be computed."""
+        return float(np.mean(~(self.pareto_k <= RELIABLE_K)))
+
+    def __float__(self) -> float:
+        return self.estimate.value
+
+    def __str__(self) -> str:
+        return f"log p(x) = {self.estimate} nats per row ({len(self.values):,} rows)"
+
+
+def log_likelihood(
+    vae: VAEModule | Sequence[VAEModule],
+    X: Any,
+    *,
+    n_importance_samples: int = 1000,
+    proposal: Proposal | Sequence[Proposal] | None = None,
+    X_train: Any = None,
+    groups: Any = None,
+    random_state: int = 0,
+    batch_size: int | None = None,
+) -> LogLikelihood:
+    r"""log p(x) per row by importance sampling from the evaluation proposal e(z given x).
+
+        log p(x) ~ log 1/S sum_s p(x|z_s) p(z_s) / e(z_s|x),   z_s ~ e
+
+    A lower bound in expectation, exact as S grows (Burda et al. 2016, arXiv 1509.00519). The same
+    `random_state` gives the same noise to the same row whichever model is scored, so differences between
+    models of one latent dimension are paired. Several models are combined as the mixture 1/M sum_m p_m(x).
+
+    Args:
+        vae: a VAE, or several.
+        X: (N, *data_shape), rows to score.
+        n_importance_samples: S, draws per row and model; honoured exactly.
+        proposal: from `fit_proposal`, one for each model.
+        X_train: rows to fit the proposal on, where none is given; with neither, the encoder itself with a
+            widened defensive component serves.
+        groups: (N,) labels of related rows, for a cluster-robust error of the mean.
+        random_state: seed.
+        batch_size: decoder calls at once (rows times draws); by default what stays in the cache.
+
+    Returns:
+        The values, their errors, and effective sample size, Pareto-k and k-doubling.
+
+    Raises:
+        CapabilityError: a prior whose density cannot enter log p(x).
+        InputError: rows or counts that cannot be used.
+
+    Warns:
+        ReliabilityWarning: where more than 1 % of the rows have a Pareto-k above 0.7.
+    """
+    models = as_models(vae)
+    if n_importance_samples < 1:
+        raise InputError(f"n_importance_samples must be at least 1, got {n_importance_samples}.")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
+    for model in models:
+        require_density(model)
+    proposals = _proposals(models, proposal, X_train, random_state)
+    log_w = [
+        _log_weights(model, X, e, n_importance_samples, random_state, stream, batch_size)
+        for stream, (model, e) in enumerate(zip(models, proposals, strict=True))
+    ]
+    weights = evaluation_rows(X, models[0]).weight
+    result = _summary(log_w, n_importance_samples, None if weights is None else to_numpy(weights), groups)
+    if result.unreliable > UNRELIABLE_SHARE:
+        remedy = "take more importance samples" + (
+            "" if X_train is not None or proposal else " or give X_train="
+        )
+        warnings.warn(
+            f"Importance sampling is unreliable for {result.unreliable:.0%} of rows (Pareto-k > "
+            f"{RELIABLE_K}): "
+            f"log p(x) is too low there, by an unknown amount; {remedy}.",
+            ReliabilityWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def require_density(vae: VAEModule) -> None:
+    """Refuse priors whose density cannot enter log p(x).
+
+    Raises:
+        CapabilityError: with the reason in one line.
+    """
+    kind = vae.prior.density
+    if kind in RANKABLE:
+        return
+    name = vae.prior.name or type(vae.prior).__name__
+    reason = {
+        "none": "it has no density, only samples",
+        "approximate": "its density is only approximate",
+        "log_unbiased": "a noisy log-density biases importance sampling upward, by half its variance",
+    }[kind]
+    raise CapabilityError(
+        f"log p(x) cannot be computed under the prior {name!r}: {reason}. Compare by sample quality instead."
+    )
+
+
+class _Block:
+    """The diagnostics of a block of rows, from log-weights (S, R)."""
+
+    def __init__(self, log_w: Tensor) -> None:
+        s = log_w.shape[0]
+        total = log_w.logsumexp(0)
+        self.values = total - math.log(s)
+        self.log_square = (2 * log_w).logsumexp(0) - 2 * total  # log of 1 / ESS
+        self.pareto_k = pareto_k(log_w)
+        halves = [part.logsumexp(0) - math.log(len(part)) for part in (log_w[::2], log_w[1::2]) if len(part)]
+        self.doubling = self.values - torch.stack(halves).mean(0)
+
+
+def _summary(
+    parts: list[list[Tensor]], n_samples: int, weights: np.ndarray | None, groups: Any
+) -> LogLikelihood:
+    pooled = [_Block(torch.cat(block)) for block in zip(*parts, strict=True)]
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([to_numpy(getattr(block, name)) for block in pooled])
+
+    values, s = joined("values"), n_samples * len(parts)
+    size = np.exp(-joined("log_square"))
+    # s = 1 has no spread to estimate an error from
+    error = np.sqrt(np.maximum(s / size - 1, 0) / (s - 1)) if s > 1 else np.full_like(values, math.nan)
+    return LogLikelihood(
+        values=values,
+        effective_sample_size=size,
+        pareto_k=joined("pareto_k"),
+        std_error=error,
+        doubling=float(joined("doubling").mean()) if s > 1 else math.nan,
+        estimate=Estimate.of(values, weights=weights, groups=groups),
+        n_importance_samples=n_samples,
+        n_models=len(parts),
+    )
+
+
+def _proposals(
+    models: list[VAEModule], given: Proposal | Sequence[Proposal] | None, X_train: Any, random_state: int
+) -> list[Proposal]:
+    if given is None:
+        if X_train is None:
+            return [encoder_proposal(model) for model in models]
+        return [fit_proposal(model, X_train, random_state=random_state) for model in models]
+    proposals = [given] if isinstance(given, Proposal) else list(given)
+    if len(proposals) != len(models):
+        raise InputError(
+            f"log_likelihood: {len(models)} models need as many proposals, got {len(proposals)}."
+        )
+    return proposals
+
+
+def _log_weights(
+    vae: VAEModule,
+    X: Any,
+    proposal: Proposal,
+    n: int,
+    random_state: int,
+    stream: int,
+    batch_size: int | None,
+) -> list[Tensor]:
+    """log p(x, z) - log e(z given x) of blocks of rows: each (n, R), float64.
+
+    Memory: `batch_size` decoded rows at a time, whatever n, N and the size of x.
+    """
+    batch = evaluation_rows(X, vae)
+    codes = encode_rows(vae, batch, random_state=random_state)
+    noise = RowNoise(len(batch), random_state, stream)
+    budget = batch_size or decoder_rows(batch)
+    n_rows = max(1, budget // n)
+    result = []
+    with torch.inference_mode(), frozen(vae, proposal, random_state=random_state):
+        for rows in blocks(len(batch), n_rows):
+            part, q = batch[rows].to(vae.device), codes[rows]
+            eps = noise.draw(rows, n, (proposal.dim,), codes.mean)
+            z, log_e = proposal.draw(q, eps)  # (n, R, *E), (n, R)
+            log_p = torch.cat(
+                [log_joint(vae, part, z[draws]) for draws in blocks(n, max(1, budget // len(part)))]
+            )
+            log_w = log_p.double() - log_e.double()
+            # a draw where p(x, z) is 0 or overflowed carries no weight
+            result.append(torch.where(log_w.isnan(), -math.inf, log_w).cpu())
+    return result
+
+
+def decoder_rows(batch: Batch) -> int:
+    """How many rows to decode at once: a few megabytes for each activation."""
+    return max(16, min(4096, BLOCK_NUMBERS // max(1, batch.x[0].numel())))

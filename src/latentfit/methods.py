@@ -1,0 +1,196 @@
+"""The named recipes: which prior, posterior, objective and weights a name stands for.
+
+A method is a row of a table, not a class: composing the five families gives everything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from latentfit.data.transforms import Transform
+from latentfit.errors import InputError
+from latentfit.model.objective import ELBO
+from latentfit.model.schedules import Linear, Schedule, Sigmoid
+from latentfit.model.vae import VAEModule
+from latentfit.registry import registry
+
+Family = Literal["null", "flow", "bayesian_prior", "bayesian_weights", "second_model", "regularisation"]
+
+#: share of a run in which the KL weight rises to 1, in every method that does not say otherwise
+WARMUP = 0.1
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named recipe.
+
+    Attributes:
+        name: what users type.
+        family: which remedy of the article it is.
+        prior, prior_args, posterior: names and arguments of the components, without the latent dimension.
+        schedule: "warmup" (linear over the first tenth of the run) or "annealed" (sigmoid over the first half).
+        joint, post_hoc: whether it is trained with the VAE, and whether it is fitted on a frozen one.
+    """
+
+    name: str
+    family: Family
+    prior: str = "standard"
+    prior_args: Mapping[str, Any] = field(default_factory=dict)
+    posterior: str = "diagonal"
+    schedule: Literal["warmup", "annealed"] = "warmup"
+    joint: bool = True
+    post_hoc: bool = False
+
+    def kl_weight(self, max_steps: int) -> Schedule:
+        """The KL weight's schedule in a run of `max_steps`."""
+        if self.schedule == "annealed":
+            return Sigmoid(steps=max(1, max_steps // 2))
+        return Linear(steps=max(1, int(WARMUP * max_steps)))
+
+    def objective(self, max_steps: int) -> ELBO:
+        """The objective of a run of `max_steps`."""
+        return ELBO(kl_weight=self.kl_weight(max_steps))
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("standard", "null"),
+        Method("annealed", "regularisation", schedule="annealed"),
+        Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
+        Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
+        Method("realnvp", "flow", prior="realnvp", post_hoc=True),
+    )
+}
+
+#: what `--methods auto` compares
+AUTO = ("standard", "annealed", "mixture", "realnvp")
+#: rungs of the ladder on a frozen model, always fitted
+LADDER = ("learned_gaussian", "mixture", "realnvp")
+
+_MEANT = {
+    "gmm": "mixture",
+    "mog": "mixture",
+    "gaussian_mixture": "mixture",
+    "normal": "standard",
+    "vanilla": "standard",
+    "gaussian": "learned_gaussian",
+    "real_nvp": "realnvp",
+    "anneal": "annealed",
+}
+
+
+def get(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        InputError: an unknown name, with the one that was meant.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if name in _MEANT:
+        raise InputError(
+            f"Unknown method {name!r}: Latentfit calls it {_MEANT[name]!r}. All names: latentfit methods."
+        )
+    close = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise InputError(f"Unknown method {name!r}.{hint} All names: latentfit methods.")
+
+
+def parse(methods: str | list[str] | tuple[str, ...]) -> list[Method]:
+    """`auto`, `all`, or names: the methods to compare, `standard` always first.
+
+    Raises:
+        InputError: an unknown name or none at all.
+    """
+    if methods == "auto":
+        names = list(AUTO)
+    elif methods == "all":
+        names = list(METHODS)
+    else:
+        names = methods.split(",") if isinstance(methods, str) else list(methods)
+        names = [name.strip() for name in names if name.strip()]
+        if not names:
+            raise InputError("No method given: --methods auto, all, or names such as mixture,realnvp.")
+    chosen = {method.name: method for method in (get("standard"), *map(get, names))}
+    return list(chosen.values())
+
+
+def build(
+    method: Method | str,
+    *,
+    data_shape: tuple[int, ...],
+    latent_dim: int,
+    likelihood: Mapping[str, Any] | str,
+    network: str = "mlp",
+    network_args: Mapping[str, Any] | None = None,
+    preprocess: Transform | None = None,
+    encoder_input: Transform | None = None,
+    context_features: int = 0,
+) -> VAEModule:
+    """A VAE of this method with built-in networks.
+
+    The weights are drawn from torch's current random state: fork and seed it around the call.
+
+    Args:
+        data_shape: shape of one row.
+        likelihood: a name or `{"name", "args"}`.
+        network: "mlp", "gated_mlp" or "residual_conv".
+        network_args: further arguments of both networks, such as `hidden`.
+    """
+    method = get(method) if isinstance(method, str) else method
+    posterior = registry.create("posterior", method.posterior, latent_dim=latent_dim)
+    p_x = registry.build("likelihood", likelihood)
+    out_shape = [*data_shape, p_x.n_parameters] if p_x.n_parameters > 1 else list(data_shape)
+    encoder, decoder = _networks(
+        network, list(data_shape), posterior.n_parameters, latent_dim, out_shape, context_features, network_args or {}
+    )
+    return VAEModule(
+        encoder=encoder,
+        decoder=decoder,
+        prior=registry.create("prior", method.prior, latent_dim=latent_dim, **method.prior_args),
+        posterior=posterior,
+        likelihood=p_x,
+        preprocess=preprocess,
+        encoder_input=encoder_input,
+        conditional=context_features > 0,
+    )
+
+
+def _networks(
+    name: str,
+    data_shape: list[int],
+    n_posterior: int,
+    latent_dim: int,
+    out_shape: list[int],
+    context_features: int,
+    arguments: Mapping[str, Any],
+) -> tuple[nn.Module, nn.Module]:
+    if name == "residual_conv":
+        if len(data_shape) not in (2, 3):
+            raise InputError(f"residual_conv needs images (H, W) or (C, H, W), got rows of shape {tuple(data_shape)}.")
+        common = {"context_features": context_features, **arguments}
+        return (
+            registry.create(
+                "network", name, in_shape=data_shape, out_shape=n_posterior, direction="encode", **common
+            ),
+            registry.create(
+                "network",
+                name,
+                in_shape=latent_dim,
+                out_shape=out_shape,
+                direction="decode",
+                image_shape=data_shape,
+                **common,
+            ),
+        )
+    common = {"context_features": context_features, **arguments}
+    return (
+        registry.create("network", name, in_shape=data_shape, out_shape=n_posterior, **common),
+        registry.create("network", name, in_shape=latent_dim, out_shape=out_shape, **common),
+    )

@@ -1,0 +1,284 @@
+"""The contracts of the five families. Each class says what to implement; nothing implemented here is overridden,
+but for the defaults that are named as such.
+
+Shapes: N rows, S draws per row, E an event (`event_shape` of a latent, `data_shape` of a row), D = numel(E).
+Everything is in nats, summed over event dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from latentfit.data.batch import Batch
+from latentfit.errors import CapabilityError, InputError
+from latentfit.registry import Component
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Density = Literal["exact", "unbiased", "log_unbiased", "approximate", "none"]
+BaseMeasure = Literal["mass", "density"]
+Shape = int | tuple[int, ...]
+
+#: only these densities enter log p(x), the certificate and the ranking
+RANKABLE: tuple[Density, ...] = ("exact", "unbiased")
+
+
+def as_shape(shape: Shape | list[int]) -> torch.Size:
+    """An int or a tuple as a `torch.Size`."""
+    return torch.Size([shape] if isinstance(shape, int) else shape)
+
+
+class Prior(Component, nn.Module, ABC):
+    r"""A distribution p(z) over latents, learnable or not.
+
+    One object, three uses: inside the ELBO, fitted after training on a frozen VAE, dropped into a user's own model.
+
+    Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
+    `density`, `training_log_prob`, `fit`, `bind`, `parameter_kl`, `analytic_kl` and `network_calls`.
+    """
+
+    event_shape: torch.Size
+    #: what `log_prob` is; a class attribute or an instance property
+    density: Density = "exact"
+    #: calls of a network (or of a matrix product of that size) to draw one sample, for ranking by price
+    network_calls: int = 0
+
+    def __init__(self, latent_dim: Shape) -> None:
+        super().__init__()
+        self.event_shape = as_shape(latent_dim)
+        if not self.event_shape or min(self.event_shape) < 1:
+            raise InputError(f"latent_dim must be positive, got {latent_dim!r}.")
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(z): z (..., *event_shape) -> (...), in nats."""
+
+    @abstractmethod
+    def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        """Draws: n an int or a shape -> (*n, *event_shape)."""
+
+    def training_log_prob(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """What the ELBO uses in training, `log_prob` by default: z (S, N, *event_shape) -> (S, N).
+
+        Full Bayes: the expectation over the prior's own parameters; exemplars: leave-one-out by `batch.index`.
+        """
+        return self.log_prob(z, None if batch is None else batch.context)
+
+    def fit(
+        self,
+        mean: Tensor,
+        *,
+        std: Tensor | None = None,
+        var: Tensor | None = None,
+        logvar: Tensor | None = None,
+        context: Tensor | None = None,
+        max_steps: int | None = None,
+        random_state: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Fit to q(z) post hoc: mean and spread (N, *event_shape) of q(z given x) for N rows; returns itself.
+
+        Draws are made afresh in each epoch; closed forms use the moments. By default there is nothing to fit.
+
+        Raises:
+            InputError: not exactly one of std, var and logvar, or an impossible spread (see `as_std`).
+            CapabilityError: this prior cannot be fitted post hoc.
+        """
+        as_std("fit", mean, std=std, var=var, logvar=logvar)
+        return self
+
+    def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
+        """Receive the encoder and the training data, where the prior is made of them. Nothing by default."""
+
+    def parameter_kl(self) -> Tensor:
+        """KL of the posterior over this prior's own parameters from its hyper-prior, in nats in all; 0 by default."""
+        return torch.zeros((), device=next((p.device for p in self.parameters()), None))
+
+    def analytic_kl(self, mean: Tensor, std: Tensor) -> Tensor | None:
+        """KL(N(mean, std^2) || p) per row (N,) where it has a closed form, else None."""
+        return None
+
+    def as_distribution(self, context: Tensor | None = None) -> torch.distributions.Distribution:
+        """This prior as a `torch.distributions.Distribution`."""
+        return PriorDistribution(self, context)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of learnable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+
+class PriorDistribution(torch.distributions.Distribution):
+    """A prior in torch's clothes."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's own spelling
+
+    def __init__(self, prior: Prior, context: Tensor | None = None) -> None:
+        self.prior, self.context = prior, context
+        super().__init__(event_shape=prior.event_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.prior.log_prob(value, self.context)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self.prior.sample(tuple(sample_shape), self.context)
+
+
+class LatentDistribution(ABC):
+    """q(z given x) for a batch of N rows.
+
+    Implement `rsample_with_log_prob`, `moments` and `cache`; `log_prob` where `can_score`; `kl` where it has a closed
+    form for some priors.
+    """
+
+    #: whether `log_prob` accepts any z, not only its own draws
+    can_score: bool = True
+    #: whether the dimensions are independent given x
+    factorised: bool = True
+
+    @abstractmethod
+    def rsample_with_log_prob(self, n: int = 1, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Reparameterised draws and their log q: z (S, N, *event_shape), log_q (S, N), with S = n."""
+
+    @abstractmethod
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance per dimension, each (N, *event_shape)."""
+
+    @abstractmethod
+    def cache(self) -> dict[str, Tensor]:
+        """Tensors, rows first, from which z can be drawn again later: at least `mean` and `std`."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z given x): z (S, N, *event_shape) -> (S, N); for those that `can_score`."""
+        raise CapabilityError(f"{type(self).__name__} can only score its own draws.")
+
+    def kl(self, prior: Prior) -> Tensor | None:
+        """KL(q(z given x) || p) per row (N,) where it has a closed form, else None (the default)."""
+        return None
+
+
+class Posterior(Component, nn.Module, ABC):
+    """Turns the encoder's output into q(z given x).
+
+    Implement `forward`; set `event_shape` and `n_parameters` (how many numbers per row the encoder must give).
+    """
+
+    event_shape: torch.Size
+    n_parameters: int
+
+    def __init__(self, latent_dim: Shape) -> None:
+        super().__init__()
+        self.event_shape = as_shape(latent_dim)
+
+    @abstractmethod
+    def forward(self, parameters: Tensor, batch: Batch | None = None) -> LatentDistribution:
+        """parameters (N, n_parameters) -> q(z given x)."""
+
+
+class Likelihood(Component, nn.Module, ABC):
+    """p(x given z) from the decoder's output.
+
+    `params` is (..., N, *data_shape) where `n_parameters` is 1 and (..., N, *data_shape, n_parameters) otherwise.
+    Implement `entry_log_prob`, `mean`, `sample` and `check`; set `base_measure`. Defaults that may be overridden:
+    `freeze_scale`, `rows_log_prob`.
+    """
+
+    #: numbers the decoder gives for each entry of x
+    n_parameters: int = 1
+    #: counting measure, or Lebesgue measure dx in the units of the x that `log_prob` receives
+    base_measure: BaseMeasure
+
+    @abstractmethod
+    def entry_log_prob(self, x: Tensor, params: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p of each entry: x (N, *data_shape) -> (..., N, *data_shape)."""
+
+    @abstractmethod
+    def mean(self, params: Tensor, context: Tensor | None = None) -> Tensor:
+        """E[x given z]: (..., *data_shape)."""
+
+    @abstractmethod
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        """A draw from p(x given z): (..., *data_shape)."""
+
+    @abstractmethod
+    def check(self, x: Tensor) -> None:
+        """Raise `InputError` with the offending column, value and share if this likelihood cannot score x."""
+
+    def log_prob(
+        self, x: Tensor, params: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """log p(x given z) summed over the row's entries: x (N, *data_shape) -> (..., N), in nats."""
+        if mask is None:
+            return self.rows_log_prob(x, params, context)
+        entries = self.entry_log_prob(x, params, context)
+        return torch.where(mask, entries, 0.0).flatten(-(x.dim() - 1)).sum(-1)
+
+    def rows_log_prob(self, x: Tensor, params: Tensor, context: Tensor | None = None) -> Tensor:
+        """Sum of `entry_log_prob` over the row; overridden where one fused operation is faster."""
+        return self.entry_log_prob(x, params, context).flatten(-(x.dim() - 1)).sum(-1)
+
+    def freeze_scale(self, x: Tensor, params: Tensor) -> None:
+        """Fix a scale that follows the batch's residuals (optimal sigma) to these training rows'. Nothing by default."""
+
+
+class Penalty(Component, nn.Module, ABC):
+    """A term added to the objective, in nats per row.
+
+    Implement `forward`. The weight is the penalty's own argument.
+    """
+
+    @abstractmethod
+    def forward(self, z: Tensor, model: nn.Module, batch: Batch, step: int) -> Tensor:
+        """z (S, N, *event_shape), draws of q(z given x) -> a scalar, in nats per row, weight included."""
+
+
+def as_std(
+    what: str,
+    mean: Tensor,
+    *,
+    std: Tensor | None = None,
+    var: Tensor | None = None,
+    logvar: Tensor | None = None,
+) -> Tensor:
+    """The standard deviation from exactly one of std, var and logvar, each like mean (N, *event_shape).
+
+    A log-variance handed in as a standard deviation gives a wrong number in silence: negatives are refused by name.
+
+    Raises:
+        InputError: none or several given, another shape than mean, negative or not finite entries.
+    """
+    given = {key: value for key, value in {"std": std, "var": var, "logvar": logvar}.items() if value is not None}
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise InputError(
+            f"{what}: give exactly one of std, var, logvar (got {got}). scvi's get_latent_representation("
+            "return_dist=True) returns var; most PyTorch VAEs return logvar."
+        )
+    ((name, spread),) = given.items()
+    if spread.shape != mean.shape:
+        raise InputError(f"{what}: {name} has shape {tuple(spread.shape)}, mean {tuple(mean.shape)}; they must agree.")
+    for label, value in (("mean", mean), (name, spread)):
+        if not bool(torch.isfinite(value).all()):
+            share = 1 - torch.isfinite(value).float().mean().item()
+            raise InputError(f"{what}: {label} has {share:.1%} entries that are not finite.")
+    if name == "logvar":
+        return (0.5 * spread).exp()
+    negative = (spread < 0).float().mean().item()
+    if negative > 0:
+        word = "standard deviation" if name == "std" else "variance"
+        raise InputError(
+            f"{name} has {negative:.0%} negative entries, so it is not a {word}; it looks like a log-variance "
+            f"(range {spread.min().item():.1f} to {spread.max().item():.1f}). Pass it as logvar=."
+        )
+    return spread.sqrt() if name == "var" else spread
+
+
+LOG_2PI = math.log(2 * math.pi)

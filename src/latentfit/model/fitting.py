@@ -1,0 +1,169 @@
+"""Training a VAE: the objective, the validation ELBO, the warm-up's rules, around the one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latentfit.data.batch import Batch
+from latentfit.data.rows import Rows, as_batch
+from latentfit.errors import InputError
+from latentfit.model.contracts import Likelihood
+from latentfit.model.objective import ELBO
+from latentfit.model.vae import VAEModule
+from latentfit.training import Recipe, TrainingResult, minimise
+
+#: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
+_ROWS = 5_000
+
+#: What every method is trained with unless told otherwise: one recipe, so that a comparison is fair.
+RECIPE = Recipe(
+    max_steps=2_000,
+    batch_size=128,
+    learning_rate=2e-3,
+    schedule="one_cycle",
+    clip_norm=50.0,
+    ema_decay=0.99,
+    patience=8,
+)
+
+
+def fit(
+    module: VAEModule,
+    X: Any,
+    *,
+    objective: ELBO | None = None,
+    X_validation: Any = None,
+    validation_fraction: float = 0.1,
+    prepare: Callable[[Batch], Batch] | None = None,
+    recipe: Recipe | None = None,
+    random_state: int = 0,
+    run_dir: str | Path | None = None,
+    progress: Any = None,
+    **settings: Any,
+) -> TrainingResult:
+    """Train a VAE by minimising its objective; the best weights by the validation ELBO at KL weight 1 are kept.
+
+    Early stopping never fires before the KL weight has settled. A prior without a density is validated by the
+    objective itself.
+
+    Args:
+        module: the VAE, changed in place.
+        X: rows: array, tensor, DataFrame, `Dataset`, `DataLoader` or `Batch`; (N, *data_shape).
+        objective: an `ELBO`; by default one at KL weight 1.
+        X_validation: held-out rows for early stopping; by default a share `validation_fraction` of X.
+        prepare: applied to each training batch (dynamic binarisation, dequantisation).
+        recipe: training settings; by default `RECIPE`.
+        settings: fields of the recipe to change: `max_steps`, `batch_size`, `learning_rate`, `device`, `precision`...
+        random_state: seeds the batches, the noise and the validation split; the caller's random state is untouched.
+        run_dir: checkpoints and `metrics.jsonl`; calling again with the same folder resumes.
+
+    Returns:
+        What the loop reports: steps, best validation value (nats per row), history.
+
+    Raises:
+        InputError: data that the likelihood cannot score, a warm-up longer than the run.
+    """
+    objective = objective or ELBO()
+    recipe = _recipe(recipe, settings)
+    data, held_out = _rows(X, X_validation, validation_fraction, random_state)
+    settled_at = objective.kl_weight.settled_at
+    if settled_at > recipe.max_steps:
+        raise InputError(
+            f"The KL warm-up ({settled_at:,} steps) is longer than the run: {recipe.max_steps:,} steps, so the KL weight "
+            f"would stop at {objective.kl_weight(recipe.max_steps - 1):.2f}. Make the warm-up at most "
+            f"{recipe.max_steps:,} steps or max_steps at least {settled_at:,}."
+        )
+    recipe = dataclasses.replace(recipe, min_steps=max(recipe.min_steps, settled_at))
+    if prepare is None:
+        module.likelihood.check(_scored(module, data))
+        module.likelihood.check(_scored(module, held_out))
+    module.prior.bind(module, data)
+    objective.n_train = len(data)
+    training = _Step(module, objective)
+
+    def validate() -> float:
+        _freeze_scale(module, data, prepare)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(random_state)  # the same noise each time: validations differ by the weights alone
+            return validation_loss(module, objective, held_out)
+
+    result = minimise(
+        module,
+        training,
+        Rows(data, prepare),
+        recipe,
+        validate=validate if len(held_out) else None,
+        random_state=random_state,
+        run_dir=None if run_dir is None else Path(run_dir),
+        progress=progress,
+    )
+    _freeze_scale(module, data, prepare)
+    module.eval()
+    return result
+
+
+@torch.no_grad()
+def validation_loss(module: VAEModule, objective: ELBO, held_out: Batch) -> float:
+    """Minus the ELBO at KL weight 1, or the objective where the prior has no density, in nats per row."""
+    total = 0.0
+    for start in range(0, len(held_out), _ROWS):
+        part = held_out[slice(start, start + _ROWS)].to(module.device)
+        terms = objective(module, part, objective.kl_weight.settled_at)
+        value = -terms["elbo"] if "elbo" in terms else terms["loss"]
+        total += float(value) * len(part)
+    return total / len(held_out)
+
+
+class _Step(nn.Module):
+    """The objective as the loop's loss; the model is not registered, the loop already trains it."""
+
+    def __init__(self, model: VAEModule, objective: ELBO) -> None:
+        super().__init__()
+        self.objective = objective
+        object.__setattr__(self, "model", model)
+
+    def forward(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        return self.objective(self.model, batch, step)
+
+
+def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    unknown = set(settings) - known
+    if unknown:
+        raise InputError(f"fit takes no setting {sorted(unknown)[0]!r}. It takes: {', '.join(sorted(known))}.")
+    return dataclasses.replace(recipe or RECIPE, **{k: v for k, v in settings.items() if v is not None})
+
+
+def _rows(X: Any, X_validation: Any, fraction: float, random_state: int) -> tuple[Batch, Batch]:
+    data = as_batch(X)
+    if X_validation is not None:
+        return data, as_batch(X_validation, what="X_validation")
+    if not 0 <= fraction < 1:
+        raise InputError(f"validation_fraction must be in [0, 1), got {fraction}.")
+    n_held_out = int(round(fraction * len(data)))
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(random_state))
+    return data[order[n_held_out:]], data[order[:n_held_out]]
+
+
+def _scored(module: VAEModule, data: Batch) -> torch.Tensor:
+    return data.x if module.preprocess is None else module.preprocess(data.x.to(module.device))
+
+
+@torch.no_grad()
+def _freeze_scale(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | None) -> None:
+    """Fix a scale that follows the residuals on (at most `_ROWS`) training rows, before any number is reported."""
+    if type(module.likelihood).freeze_scale is Likelihood.freeze_scale:
+        return
+    part = data[slice(0, _ROWS)].to(module.device)
+    part = part if prepare is None else prepare(part)
+    training = module.training
+    module.eval()
+    mean, _ = module.encode(part).moments()
+    module.likelihood.freeze_scale(_scored(module, part), module.decode(mean, part.context))
+    module.train(training)

@@ -1,0 +1,164 @@
+"""The VAE that composes an encoder, a posterior, a prior, a decoder and a likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from latentfit.data.batch import Batch
+from latentfit.data.transforms import Transform
+from latentfit.errors import InputError
+from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior, Shape
+from latentfit.registry import Component, registry
+
+
+class VAEModule(Component, nn.Module):
+    r"""A latent-variable model p(x, z) = p(z) p(x given z) with an approximate posterior q(z given x).
+
+    Everything it scores is in nats per row and in the units of the x it was given: where `preprocess` standardises x,
+    its log-determinant is part of log p(x given z).
+
+    Args:
+        encoder: module, x (N, *data_shape) -> (N, posterior.n_parameters), or a tuple that concatenates to it, such as
+            the (mean, log-variance) of most tutorials.
+        decoder: module, z (B, *event_shape) -> the likelihood's parameters, (B, *data_shape) where it has one per
+            entry and (B, *data_shape, P) where it has P.
+        prior: a `Prior`, or a name with `latent_dim`.
+        posterior: a `Posterior` or a name.
+        likelihood: a `Likelihood` or a name.
+        latent_dim: needed only where `prior` is a name.
+        preprocess: an invertible transform of x whose log-determinant is part of the density.
+        encoder_input: a transform of what the encoder reads; no part of the density.
+        conditional: whether encoder and decoder are called as f(input, context).
+
+    Raises:
+        InputError: shapes that do not meet, with both.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: Prior | str = "standard",
+        posterior: Posterior | str = "diagonal",
+        likelihood: Likelihood | str = "bernoulli",
+        latent_dim: Shape | None = None,
+        preprocess: Transform | None = None,
+        encoder_input: Transform | None = None,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(prior, str):
+            if latent_dim is None:
+                raise InputError(f"VAEModule: a prior given by name ({prior!r}) needs latent_dim.")
+            prior = registry.create("prior", prior, latent_dim=latent_dim)
+        if isinstance(posterior, str):
+            posterior = registry.create("posterior", posterior, latent_dim=_json_shape(prior.event_shape))
+        if isinstance(likelihood, str):
+            likelihood = registry.create("likelihood", likelihood)
+        if posterior.event_shape != prior.event_shape:
+            raise InputError(
+                f"VAEModule: the posterior is over {tuple(posterior.event_shape)}, the prior over "
+                f"{tuple(prior.event_shape)}; give both the same latent_dim."
+            )
+        self.encoder, self.decoder = encoder, decoder
+        self.prior: Prior = prior
+        self.posterior: Posterior = posterior
+        self.likelihood: Likelihood = likelihood
+        self.preprocess, self.encoder_input, self.conditional = preprocess, encoder_input, conditional
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of z."""
+        return self.prior.event_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def encode(self, batch: Batch | Tensor) -> LatentDistribution:
+        """q(z given x) of the rows: x (N, *data_shape)."""
+        batch = Batch.of(batch)
+        x = self._model_units(batch)
+        if self.encoder_input is not None:
+            x = self.encoder_input(x)
+        if batch.mask is not None:
+            x = torch.where(batch.mask, x, 0.0)
+        features = self.encoder(x, batch.context) if self.conditional else self.encoder(x)
+        if isinstance(features, tuple | list):
+            features = torch.cat([part.flatten(1) for part in features], dim=-1)
+        if features.shape != (len(batch), self.posterior.n_parameters):
+            raise InputError(
+                f"The encoder returned {tuple(features.shape)}; the {self.posterior.name or 'given'} posterior over "
+                f"{tuple(self.event_shape)} needs ({len(batch)}, {self.posterior.n_parameters})."
+            )
+        return self.posterior(features, batch)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The likelihood's parameters: z (..., *event_shape) -> (..., *data_shape[, P])."""
+        lead = z.shape[: z.dim() - len(self.event_shape)]
+        flat = z.reshape(-1, *self.event_shape)  # (S N, *event_shape): convolutions take one batch dimension
+        if self.conditional:
+            if context is None:
+                raise InputError("This VAE is conditional: give Batch.context (N, C).")
+            repeats = flat.shape[0] // context.shape[0]
+            params = self.decoder(flat, context.repeat(repeats, 1))
+        else:
+            params = self.decoder(flat)
+        return params.reshape(*lead, *params.shape[1:])
+
+    def log_likelihood(self, batch: Batch | Tensor, z: Tensor) -> Tensor:
+        """log p(x given z) in the units of x: z (S, N, *event_shape) -> (S, N)."""
+        batch = Batch.of(batch)
+        params = self.decode(z, batch.context)
+        log_p = self.likelihood.log_prob(
+            self._model_units(batch), params, context=batch.context, mask=batch.mask
+        )  # (S, N)
+        return log_p if self.preprocess is None else log_p + self.preprocess.log_det(batch.x, batch.mask)
+
+    def reconstruct(self, batch: Batch | Tensor) -> Tensor:
+        """E[x given z] at the posterior's mean: (N, *data_shape), in the units of x."""
+        batch = Batch.of(batch)
+        mean, _ = self.encode(batch).moments()
+        return self.decode_mean(mean, batch.context)
+
+    def decode_mean(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """E[x given z] in the units of x: z (..., *event_shape) -> (..., *data_shape)."""
+        return self._data_units(self.likelihood.mean(self.decode(z, context), context))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        context: Tensor | None = None,
+        observation_noise: bool = True,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Draws of x: z ~ p(z), then p(x given z), or its mean where `observation_noise` is False: (n, *data_shape)."""
+        z = self.prior.sample(n, context, generator)
+        if not observation_noise:
+            return self.decode_mean(z, context)
+        return self._data_units(self.likelihood.sample(self.decode(z, context), context, generator))
+
+    def draws(self, n: int = 1, generator: Generator | None = None) -> Iterator[VAEModule]:
+        """Ordinary VAEs drawn from the posterior over the weights; itself, n times, where there is none."""
+        for _ in range(n):
+            yield self
+
+    def _model_units(self, batch: Batch) -> Tensor:
+        return batch.x if self.preprocess is None else self.preprocess(batch.x)
+
+    def _data_units(self, x: Tensor) -> Tensor:
+        return x if self.preprocess is None else self.preprocess.inverse(x)
+
+
+def _json_shape(shape: torch.Size) -> Any:
+    return shape[0] if len(shape) == 1 else list(shape)
+
+
+registry.register("model", "vae", VAEModule)

@@ -1,0 +1,18 @@
+"""Posteriors q(z given x): what the encoder's output is turned into."""
+
+from latentfit.posteriors.diagonal import DiagonalPosterior
+from latentfit.posteriors.full import FullGaussianPosterior
+from latentfit.posteriors.gaussian import DiagonalGaussian, FullGaussian
+from latentfit.posteriors.noise import standard_normal
+from latentfit.registry import registry
+
+registry.register("posterior", "diagonal", DiagonalPosterior, aliases=("gaussian", "normal", "mean_field"))
+registry.register("posterior", "full", FullGaussianPosterior, aliases=("full_gaussian", "full_covariance"))
+
+__all__ = [
+    "DiagonalGaussian",
+    "DiagonalPosterior",
+    "FullGaussian",
+    "FullGaussianPosterior",
+    "standard_normal",
+]

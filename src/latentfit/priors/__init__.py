@@ -1,0 +1,66 @@
+"""Priors p(z): one object to train with, to fit afterwards, and to drop into a model of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latentfit.model.contracts import Prior, Shape
+from latentfit.priors.defensive import DefensiveMixture
+from latentfit.priors.empirical import EmpiricalPrior
+from latentfit.priors.external import ExternalPrior, as_prior
+from latentfit.priors.learned_gaussian import LearnedGaussianPrior
+from latentfit.priors.mixture import MixturePrior
+from latentfit.priors.realnvp import RealNVPPrior
+from latentfit.priors.standard import StandardNormalPrior
+from latentfit.registry import registry
+
+registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
+registry.register("prior", "learned_gaussian", LearnedGaussianPrior, aliases=("gaussian", "full_gaussian"))
+registry.register("prior", "mixture", MixturePrior, aliases=("gmm", "mog", "gaussian_mixture"))
+registry.register(
+    "prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow")
+)
+registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
+registry.register("prior", "empirical", EmpiricalPrior)
+
+
+def names() -> list[str]:
+    """The names of all priors, from simple to rich."""
+    return registry.names("prior")
+
+
+def create(name: str, latent_dim: Shape | None = None, **arguments: Any) -> Prior:
+    """A prior by name; its arguments are those of its class.
+
+    Args:
+        name: one of `names()`.
+        latent_dim: D, or a shape such as (C, H, W); a prior made of other priors takes theirs.
+        **arguments: the class's other arguments.
+
+    Raises:
+        InputError: an unknown name or argument, with what is known.
+
+    Example:
+        >>> prior = create("mixture", latent_dim=2, n_components=5)
+        >>> prior.sample(4).shape
+        torch.Size([4, 2])
+    """
+    if latent_dim is not None:
+        arguments["latent_dim"] = latent_dim
+    prior: Prior = registry.create("prior", name, **arguments)
+    return prior
+
+
+__all__ = [
+    "DefensiveMixture",
+    "EmpiricalPrior",
+    "ExternalPrior",
+    "LearnedGaussianPrior",
+    "MixturePrior",
+    "Prior",
+    "RealNVPPrior",
+    "StandardNormalPrior",
+    "as_prior",
+    "create",
+    "names",
+]

@@ -1,0 +1,157 @@
+"""A mixture of Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from latentfit.errors import InputError
+from latentfit.flows.mixing import lower_index, unpack_lower
+from latentfit.model.contracts import Prior, Shape, as_shape
+from latentfit.posteriors.noise import standard_normal
+from latentfit.priors.components import component_log_prob
+from latentfit.priors.em import fit_mixture
+from latentfit.priors.rows import code_rows
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: components before a fit has chosen their number
+START_COMPONENTS = 10
+
+
+class MixturePrior(Prior):
+    r"""p(z) = sum_k w_k N(z; m_k, C_k), with C_k^{-1} = W_k^T W_k.
+
+    Learned jointly it starts next to N(0, I): equal weights, unit covariances, means 0.1 from the origin so
+    that the components can part; the diagonal of W_k is held below 1 / `min_std`. `fit` runs EM on fresh
+    draws of q(z given x), with held-out rows choosing the iterate and, for "auto", the number of components.
+    A context is not used.
+
+    Args:
+        latent_dim: D, or a shape (flattened).
+        n_components: K, or "auto": `fit` then tries 1, 3, 10 and 30, as far as the rows allow; 10 until it
+            has.
+        covariance: "full" or "diagonal".
+
+    Source: Dempster, Laird & Rubin (1977); Cappe & Moulines (2009), online EM, arXiv:0712.4273.
+
+    Example:
+        >>> prior = MixturePrior(2, n_components=3)
+        >>> prior.log_prob(torch.zeros(4, 5, 2)).shape
+        torch.Size([4, 5])
+    """
+
+    below: Tensor
+    min_std: Tensor
+
+    def __init__(
+        self,
+        latent_dim: Shape,
+        n_components: int | Literal["auto"] = START_COMPONENTS,
+        covariance: Literal["full", "diagonal"] = "full",
+    ) -> None:
+        super().__init__(latent_dim)
+        if n_components != "auto" and n_components < 1:
+            raise InputError(f"n_components must be at least 1 or 'auto', got {n_components}.")
+        self.covariance = covariance
+        self.automatic = n_components == "auto"
+        self.register_buffer("below", lower_index(self.event_shape.numel()), persistent=False)
+        self.register_buffer("min_std", torch.tensor(1e-3))
+        self._allocate(START_COMPONENTS if n_components == "auto" else n_components)
+
+    def _allocate(self, n_components: int) -> None:
+        """Parameters of K components, next to N(0, I)."""
+        dim, like = self.event_shape.numel(), self.min_std
+        self.n_components = n_components
+        generator = torch.Generator().manual_seed(0)  # the start is the same in every process
+        offset = (
+            0.1 * torch.randn(n_components, dim, generator=generator)
+            if n_components > 1
+            else torch.zeros(1, dim)
+        )
+        self.logits = nn.Parameter(torch.zeros(n_components).to(like))
+        self.mean = nn.Parameter(offset.to(like))
+        self.log_diagonal = nn.Parameter(torch.zeros(n_components, dim).to(like))
+        if self.covariance == "full":
+            self.lower = nn.Parameter(torch.zeros(n_components, dim * (dim - 1) // 2).to(like))
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        rows = z.flatten(-len(self.event_shape))
+        log_joint = self.component_log_prob(rows.reshape(-1, rows.shape[-1]))  # (R, K)
+        return log_joint.logsumexp(-1).view(rows.shape[:-1])
+
+    def component_log_prob(self, rows: Tensor) -> Tensor:
+        """log w_k + log N(z; m_k, C_k): rows (R, D) -> (R, K)."""
+        return self.logits.log_softmax(0) + component_log_prob(rows, self.mean, self._factor())
+
+    @torch.no_grad()
+    def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        shape = as_shape(n)
+        total = shape.numel()
+        noise = standard_normal((total, self.mean.shape[1]), self.mean, generator)
+        weights = self.logits.softmax(0)
+        if generator is not None:
+            weights = weights.to(generator.device)
+        which = torch.multinomial(weights, max(total, 1), replacement=True, generator=generator)[:total]
+        which = which.to(self.mean.device)
+        factor = self._factor()
+        if self.covariance == "diagonal":
+            return (self.mean[which] + noise / factor[which]).view(*shape, *self.event_shape)
+        z = torch.empty_like(noise)
+        for k in range(self.n_components):  # a solve per component: gathering factors would be (n, D, D)
+            rows = (which == k).nonzero().squeeze(-1)
+            if len(rows):
+                offset = torch.linalg.solve_triangular(factor[k], noise[rows].T, upper=False).T
+                z[rows] = self.mean[k] + offset
+        return z.view(*shape, *self.event_shape)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        mean: Tensor,
+        *,
+        std: Tensor | None = None,
+        var: Tensor | None = None,
+        logvar: Tensor | None = None,
+        context: Tensor | None = None,
+        max_steps: int | None = None,
+        random_state: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """EM on fresh draws in each of at most `max_steps` iterations (100 by default) per number tried.
+
+        One row in ten is held out: the iterate, and with `n_components="auto"` the number, is the best on
+        these. The number found is the configuration from then on. Determined by `random_state`.
+        """
+        rows = code_rows(self, mean, std, var, logvar)
+        found = fit_mixture(
+            rows,
+            "auto" if self.automatic else self.n_components,
+            self.covariance,
+            max_iterations=100 if max_steps is None else max_steps,
+            random_state=random_state,
+            progress=progress,
+        )
+        if len(found.log_weight) != self.n_components:
+            self._allocate(len(found.log_weight))
+        if self.automatic:
+            arguments = {**getattr(self, "_arguments", {}), "n_components": self.n_components}
+            object.__setattr__(self, "_arguments", arguments)
+        diagonal = found.factor if self.covariance == "diagonal" else found.factor.diagonal(dim1=-2, dim2=-1)
+        # a latent on a small scale (a weak KL) must not be stopped by the floor meant for joint training
+        self.min_std.fill_(min(1e-3, 0.1 / diagonal.max().item()))
+        self.logits.copy_(found.log_weight)
+        self.mean.copy_(found.mean)
+        self.log_diagonal.copy_(diagonal.log())
+        if self.covariance == "full":
+            self.lower.copy_(found.factor.flatten(1)[:, lower_index(rows.mean.shape[1])])
+        return self
+
+    def _factor(self) -> Tensor:
+        """W_k (K, D, D), or its diagonal (K, D)."""
+        diagonal = torch.minimum(self.log_diagonal, -self.min_std.log()).exp()
+        return diagonal if self.covariance == "diagonal" else unpack_lower(diagonal, self.lower, self.below)

@@ -1,0 +1,104 @@
+"""What is written down of a run: averages of the loss's terms, in memory and in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from latentfit.errors import SavedFileError
+from latentfit.saving import write_atomic
+
+Record = dict[str, Any]
+
+
+class Averages:
+    """Running means of named scalars since they were last taken.
+
+    On an accelerator the sums stay there, because reading a number would wait for it; on the CPU plain floats
+    are faster and add in double precision.
+    """
+
+    def __init__(self, *, on_cpu: bool) -> None:
+        self._on_cpu = on_cpu
+        self._sums: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Take in one step's terms, each ()."""
+        sums, counts = self._sums, self._counts
+        for name, value in terms.items():
+            number = value.item() if self._on_cpu else value.detach()
+            if name in sums:
+                sums[name] = sums[name] + number
+                counts[name] += 1
+            else:
+                sums[name], counts[name] = number, 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and start anew."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+class History:
+    """The records of a run, and their file.
+
+    Args:
+        path: metrics.jsonl, or None to keep the records in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self._written = 0
+
+    def start(self, tail: list[Record]) -> None:
+        """Begin with what is on disk before `tail`, then `tail`; records of steps that are done again are dropped.
+
+        Raises:
+            SavedFileError: the file cannot be written.
+        """
+        if self.path is None:
+            return
+        first = tail[0]["step"] if tail else 0
+        self.records = [record for record in _read(self.path) if record["step"] < first] + tail
+        write_atomic(self.path, _lines(self.records))
+        self._written = len(self.records)
+
+    def flush(self) -> None:
+        """Append what is new to the file.
+
+        Raises:
+            SavedFileError: the file cannot be written.
+        """
+        if self.path is None or self._written == len(self.records):
+            return
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(_lines(self.records[self._written :]))
+        except OSError as error:
+            raise SavedFileError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+        self._written = len(self.records)
+
+
+def _lines(records: list[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _read(path: Path) -> list[Record]:
+    """The records of a file whose last line a crash may have cut."""
+    records: list[Record] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+    return records

@@ -1,0 +1,43 @@
+"""Randomness that leaves the caller's untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Run a block with torch's generators seeded, and put the caller's states back afterwards.
+
+    Args:
+        seed: any non-negative integer.
+        device: the device whose generator is seeded beside the CPU's.
+
+    Example:
+        >>> import torch
+        >>> before = torch.get_rng_state()
+        >>> with isolated_rng(0):
+        ...     a = torch.rand(1)
+        >>> with isolated_rng(0):
+        ...     b = torch.rand(1)
+        >>> bool(a == b), torch.equal(before, torch.get_rng_state())
+        (True, True)
+    """
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        # torch.manual_seed would seed every other accelerator too, and those are the caller's
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def independent_seeds(random_state: int, n: int) -> list[int]:
+    """n seeds whose streams do not overlap, from one integer: equal seeds would tie the row order to the noise."""
+    return [int(seed) for seed in np.random.SeedSequence(random_state).generate_state(n, np.uint32)]
