@@ -17,13 +17,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def one_thread() -> None:
-    """A benchmark is a program of its own, so it may set the thread count; with two, small kernels are 4-10x slower."""
+    """A benchmark is a program, so it may set threads; with two, small kernels can be 4-10x slower."""
     torch.set_num_threads(1)
 
 
 def interleave(
-    arms: Mapping[str, Callable[[], int]], *, rounds: int, warmup: int = 2, clock: Callable[[], float] =
-        time.process_time
+    arms: Mapping[str, Callable[[], int]],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
     """Seconds per unit of work of every arm in every round.
 
@@ -64,7 +67,7 @@ def summary(seconds: Mapping[str, list[float]], reference: str) -> dict[str, Any
 
 
 def store(name: str, result: Mapping[str, Any]) -> Path:
-    """Write benchmarks/results/NAME.json, with what the numbers depend on and nothing that names the machine."""
+    """Write benchmarks/results/NAME.json: what the numbers depend on, and nothing that names the machine."""
     path = RESULTS / f"{name}.json"
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "clock": "CPU seconds"}
     write_atomic(path, json.dumps({**facts, **result}, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """How often the ranking is wrong: winners among equals, gains it misses, intervals that miss the truth.
 
-    python benchmarks/ranking_of_equals.py      # two minutes; stores results/ranking_of_equals.json beside it
+    python benchmarks/ranking_of_equals.py  # three minutes; stores results/ranking_of_equals.json beside it
 
 Scores are simulated: a row's difficulty (sd 5 nats, common to all), what suits a row to a method (sd 1), the
 luck of each training (sd 0.25), the dependence of a post hoc gain on its VAE (sd 0.03, half of its variance

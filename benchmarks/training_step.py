@@ -17,6 +17,7 @@ import copy
 import io
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ class StandardVAE(nn.Module):
 
 def _mlp(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(a, b), nn.ReLU()] if i < len(sizes) - 2 else [nn.Linear(a, b)]
     return nn.Sequential(*layers)
 
@@ -82,7 +83,7 @@ def ours(model: StandardVAE, x: Tensor, steps: int, folder: Path) -> None:
 
 
 def lightning_arm(model: StandardVAE, x: Tensor, steps: int) -> None:
-    """Lightning's Trainer, logging three numbers a step into its own CSV file, no validation and no checkpoint."""
+    """Lightning's Trainer, logging three numbers a step to a CSV file, no validation and no checkpoint."""
     import lightning as pl
     from lightning.pytorch.loggers import CSVLogger
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -121,7 +122,7 @@ def lightning_arm(model: StandardVAE, x: Tensor, steps: int) -> None:
 
 
 def loop_overhead_us(steps: int) -> float:
-    """Microseconds per step of everything but loss, backward and optimiser: measured on a model of one number.
+    """Microseconds per step of all but loss, backward and optimiser, measured on a model of one number.
 
     The difference to a hand-written loop of the same model is data indexing, the norm, logging, progress and
     files.

@@ -1,4 +1,4 @@
-"""The shape of the source: imports go one way, files stay short, nothing dangerous, nothing heavy at import."""
+"""The shape of the source: imports go one way, files stay short, nothing heavy comes at import."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_no_pickle_is_ever_loaded() -> None:
 
 
 def test_nothing_is_switched_globally() -> None:
-    """No global seeds, thread counts or logging set-up, but for the command line, its workers and forked states."""
+    """No global seeds of NumPy or Python, default dtypes or devices, or logging set-up."""
     forbidden = re.compile(r"\b(logging\.basicConfig|np\.random\.seed|random\.seed|torch\.set_default_\w+)\(")
     hits = [
         f"{relative(path)}: {hit.group(0)}"

@@ -40,9 +40,7 @@ class Component:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" not in cls.__dict__:
-            return
-        initialise = cls.__init__
+        initialise = cls.__init__  # its own or an inherited one: either way its signature is the configuration
         signature = inspect.signature(initialise)
 
         @functools.wraps(initialise)

@@ -250,8 +250,8 @@ def read_config(directory: str | Path) -> dict[str, Any]:
         )
     if config["format_version"] != FORMAT_VERSION:
         raise SavedFileError(
-            f"{directory} has format version {config['format_version']!r} (latentfit {config['latentfit_version']}); "
-            f"this version reads {FORMAT_VERSION}. Try: pip install --upgrade latentfit."
+            f"{directory} has format version {config['format_version']!r} (latentfit "
+            f"{config['latentfit_version']}); this version reads {FORMAT_VERSION}. Try: pip install --upgrade latentfit."
         )
     missing = [key for key in ("family", "name", "args") if key not in config]
     if missing:
@@ -282,7 +282,7 @@ def _refuse_taken(directory: Path, overwrite: bool) -> None:
 
 
 def _replace_directory(new: Path, old: Path) -> None:
-    """`os.replace` refuses a folder that is not empty, so the old one steps aside first, and back if that fails."""
+    """`os.replace` refuses a folder that is not empty: the old one steps aside, and back if that fails."""
     if not old.exists():
         _replace(new, old)
         return

@@ -35,7 +35,9 @@ PRIORS = {
         "learned_gaussian", latent_dim=d, covariance="diagonal"
     ),
     "mixture": lambda d: priors.create("mixture", latent_dim=d, n_components=4),
-    "mixture, diagonal": lambda d: priors.create("mixture", latent_dim=d, n_components=4, covariance="diagonal"),
+    "mixture, diagonal": lambda d: priors.create(
+        "mixture", latent_dim=d, n_components=4, covariance="diagonal"
+    ),
     "mixture, auto": lambda d: priors.create("mixture", latent_dim=d, n_components="auto"),
     "realnvp": flow,
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
@@ -96,7 +98,7 @@ def test_integrates_to_one(name, state, dim):
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("name", PRIORS)
 def test_samples_agree_with_the_density(name, dim):
-    """Kolmogorov-Smirnov on each marginal (false alarms 1e-5 each) and the entropy within 5 standard errors."""
+    """Kolmogorov-Smirnov on each marginal (false alarms 1e-5), the entropy within 5 standard errors."""
     n = 4000
     prior = fitted(name, dim).double()
     line, points, cell = grid(dim)
@@ -106,7 +108,9 @@ def test_samples_agree_with_the_density(name, dim):
         own = prior.log_prob(z)
     probability = log_p.exp() * cell
     for axis in range(dim):
-        marginal = probability.view([len(line)] * dim).movedim(axis, 0).flatten(1).sum(1) if dim > 1 else probability
+        marginal = (
+            probability.view([len(line)] * dim).movedim(axis, 0).flatten(1).sum(1) if dim > 1 else probability
+        )
         cdf = marginal.cumsum(0) - 0.5 * marginal
         x = z[:, axis].sort().values
         index = torch.searchsorted(line, x).clamp(1, len(line) - 1)

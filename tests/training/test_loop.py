@@ -12,7 +12,7 @@ from latentfit.data import Batch, Rows
 from latentfit.errors import InputError, TrainingError
 from latentfit.training import Recipe, minimise
 
-X = torch.linspace(-1, 1, 50)[:, None].repeat(1, 3) + torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+X = torch.linspace(-1, 1, 50)[:, None] + torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Recording(Rows):
@@ -46,7 +46,8 @@ def weights(m: nn.Module) -> list[torch.Tensor]:
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -68,8 +69,10 @@ def test_it_is_a_hand_written_adam_loop_to_the_bit(batch_size: int, weight_decay
     assert not equal(ours, model())
 
 
-@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(50, 16, [16] * 3), (20, 16, [16, 4]), (10, 16,
-[10])]) def test_every_epoch_is_a_permutation_and_short_batches_are_dropped(n, batch_size, sizes) -> None:
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"), [(50, 16, [16] * 3), (20, 16, [16, 4]), (10, 16, [10])]
+)
+def test_every_epoch_is_a_permutation_and_short_batches_are_dropped(n, batch_size, sizes) -> None:
     m, data = model(), Recording(X[:n])
     minimise(m, reconstruction(m), data, Recipe(max_steps=3 * len(sizes), batch_size=batch_size))
     epochs = [data.asked[i : i + len(sizes)] for i in range(0, len(data.asked), len(sizes))]
@@ -171,7 +174,6 @@ def test_validation_sees_the_averaged_weights_and_they_are_kept() -> None:
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
-    """One step of Adam with eps much above the gradient moves weights by about lr g / eps: their length shows |g|."""
     from latentfit.training.updates import clip, gradient_norm
 
     gradients = [torch.full((3,), 4.0), torch.zeros(2, 2)]
@@ -248,11 +250,11 @@ def test_after_three_roll_backs_the_error_names_the_term_and_the_last_good_weigh
 
     with pytest.raises(TrainingError) as caught:
         minimise(
-            m, loss, Rows(Batch(X)), Recipe(max_steps=1000, validate_every=10), what="mixture", random_state=1
+            m, loss, Rows(Batch(X)), Recipe(max_steps=99, validate_every=10), what="mixture", random_state=1
         )
     assert str(caught.value) == (
-        "Training stopped at step 40: the term 'kl' became infinite after 3 roll-backs (mixture, seed 1; last
-        good " "step 20 kept). Usual cause: a log-scale or log-variance ran away. Try learning_rate=3e-04."
+        "Training stopped at step 40: the term 'kl' became infinite after 3 roll-backs (mixture, seed 1; "
+        "last good step 20 kept). Usual cause: a log-scale or log-variance ran away. Try learning_rate=3e-04."
     )
     assert all(torch.equal(a, b) for a, b in zip(weights(m), kept, strict=True))
 
@@ -337,8 +339,7 @@ def test_bad_recipes_are_one_clear_line(arguments, message) -> None:
 
 def test_bad_calls_are_one_clear_line() -> None:
     m, data = model(), Rows(Batch(X))
-    with pytest.raises(InputError, match="must return a dict with a scalar tensor under 'loss', got
-    \\['total'\\]"):
+    with pytest.raises(InputError, match="must return a dict with a scalar tensor under 'loss', got"):
         minimise(m, lambda batch, step: {"total": m(batch.x).mean()}, data, Recipe(max_steps=2))
     with pytest.raises(InputError, match="depends on no parameter"):
         minimise(m, lambda batch, step: {"loss": batch.x.mean()}, data, Recipe(max_steps=2))

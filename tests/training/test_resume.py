@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from latentfit.training import Recipe, TrainingResult, minimise
 from latentfit.training import loop as loop_file
 
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-RECIPE = Recipe(max_steps=60, batch_size=16, validate_every=10, ema_decay=0.9, learning_rate=0.01, patience=50)
+RECIPE = Recipe(
+    max_steps=60, batch_size=16, validate_every=10, ema_decay=0.9, learning_rate=0.01, patience=50
+)
 
 
 class Objective(nn.Module):
-    """A loss with everything that must be stored: noise, a parameter, a buffer that moves, BatchNorm in the model."""
+    """A loss with all that must be stored: noise, a parameter, a moving buffer, BatchNorm in the model."""
 
     counter: torch.Tensor
 
@@ -60,7 +63,10 @@ def run(m: nn.Module, objective: Objective, run_dir: Path | None, recipe: Recipe
     )
 
 
-def assert_same(a: tuple[nn.Module, Objective, TrainingResult], b: tuple[nn.Module, Objective, TrainingResult]):
+Finished = tuple[nn.Module, Objective, TrainingResult]
+
+
+def assert_same(a: Finished, b: Finished) -> None:
     for p, q in zip(a[1].state_dict().values(), b[1].state_dict().values(), strict=True):
         assert torch.equal(p, q)
     for key in ("steps", "best_step", "best_value", "stopped", "skipped_steps", "rollbacks", "learning_rate"):
@@ -90,9 +96,9 @@ def test_interrupted_and_resumed_is_the_straight_run(tmp_path, straight, error, 
     assert kept == ({20, 30} if often else {30})
     m, objective = setting()
     assert_same((m, objective, run(m, objective, tmp_path)), straight)
-    lines = [json.loads(line) for line in (tmp_path /
-    "metrics.jsonl").read_text(encoding="utf-8").splitlines()] assert [line["step"] for line in lines] ==
-    list(range(1, 61)) assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, straight) -> None:
@@ -176,10 +182,8 @@ def test_where_all_are_damaged_it_starts_over(tmp_path, straight) -> None:
 def test_a_folder_of_another_run_is_refused_and_untouched(tmp_path) -> None:
     run(*setting(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match=r"differs in: learning_rate 0.01 -> 0.001, clip_norm 200.0 ->
-    100.0\)"):
-        other = Recipe(max_steps=60, batch_size=16, validate_every=10, ema_decay=0.9, clip_norm=100.0, patience=50)
-        run(*setting(), tmp_path, other)
+    with pytest.raises(InputError, match=r"differs in: learning_rate 0.01 -> 0.1, clip_norm 200.0 -> 9.0\)"):
+        run(*setting(), tmp_path, replace(RECIPE, learning_rate=0.1, clip_norm=9.0))
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 

@@ -175,6 +175,8 @@ def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
     n_base = sum(p.numel() for p in vae.parameters())
     results: dict[str, Any] = {}
     for rung in ladder.rungs:
+        if rung.name not in methods.LADDER:  # the ladder's "nothing" is the model itself
+            continue
         vae.prior = rung.prior
         key = f"{rung.name}@standard"
         saving.save_component(rung.prior, folder / rung.name, overwrite=True)

@@ -81,10 +81,10 @@ def paired_gain(
     with variances by ANOVA moments. A negative moment is set to 0, so the variance is biased upward where its
     truth is near 0. The interval is mean -+ sqrt(t_a^2 V_a + t_b^2 V_b), each part with its own degrees of
     freedom: V_a = sigma_a^2 / S + sigma_e^2 / (S R) has S - 1, or (S - 1) (R - 1) where sigma_a^2 is set to
-    0; V_b = sigma_b^2 / R has R - 1. Satterthwaite's degrees of freedom, estimated from 3 seeds, cover as
-    little as 91 % where 95 % is said, because a seed variance that is too small by chance also claims too
-    many of them. This interval covers 92 to 98 % with 3 seeds and more (benchmarks/ranking_of_equals.py);
-    with 2 seeds it may fall to 87 % where seeds vary little beside the residual.
+    0; V_b = sigma_b^2 / R has R - 1. One number of degrees of freedom for both (Satterthwaite's), estimated
+    from 3 seeds, covers less than it says: a seed variance that is too small by chance also claims too many
+    of them. This interval covers 92 to 98 % at 95 % with 3 seeds and more (benchmarks/ranking_of_equals.py);
+    with 2 seeds less than 90 % where seeds vary little beside the residual.
 
     Args:
         values: (S, R) in nats; a bare (R,) is one seed. baseline: the same shape.

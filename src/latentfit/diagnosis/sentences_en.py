@@ -270,6 +270,7 @@ SENTENCES: dict[str, str] = {
     "report.repeat.title": "Use it, repeat it",
     "report.repeat.caption": "The whole comparison, and each row of it.",
     "report.repeat.all": "all",
+    "report.repeat.rows": "each of the {n} rows",
     "report.repeat.copy": "Copy",
     "report.repeat.copied": "Copied",
     "report.diagnosis.title": "Diagnosis of the VAE with N(0, I)",

@@ -270,6 +270,7 @@ SENTENCES: dict[str, str] = {
     "report.repeat.title": "Dùng và lặp lại",
     "report.repeat.caption": "Toàn bộ cuộc so sánh, và từng hàng của nó.",
     "report.repeat.all": "tất cả",
+    "report.repeat.rows": "từng hàng trong {n} hàng",
     "report.repeat.copy": "Chép",
     "report.repeat.copied": "Đã chép",
     "report.diagnosis.title": "Chẩn đoán VAE với N(0, I)",

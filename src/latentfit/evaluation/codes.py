@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,8 +157,3 @@ def encode_rows(vae: VAEModule, X: Any, *, groups: ArrayLike | None = None, rand
 def _floating(values: Any) -> Tensor:
     tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
-
-
-def gaussian_entropy(log_scale_sum: Tensor, dim: int) -> Tensor:
-    """Entropy of a D-dimensional Gaussian whose Cholesky factor has log-determinant `log_scale_sum`, nats."""
-    return log_scale_sum + 0.5 * dim * (1 + math.log(2 * math.pi))

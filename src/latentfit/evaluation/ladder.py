@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Rung:
 
     Attributes:
         name: the prior's name, or "nothing" for p itself.
-        prior: the fitted prior, mixed defensively with p; p itself for "nothing".
+        prior: the fitted prior, a `DefensiveMixture` with p; p itself for "nothing".
         gap: T on the selection rows, nats per row, with its own interval.
         per_row: (N,) T of each selection row.
         seconds: to fit it.
@@ -51,15 +51,17 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """All rungs by size, "nothing" first, judged on the same rows by the same draws.
+    """All rungs, judged on the same rows by the same draws.
 
     Attributes:
         rungs: in order of their number of parameters.
+        nothing: p itself, with a gap of 0: always a candidate.
         groups: labels of related selection rows, or None.
         cross_fitted: whether every row was judged by priors fitted on the other half of the rows.
     """
 
     rungs: list[Rung]
+    nothing: Rung
     groups: np.ndarray | None = None
     cross_fitted: bool = False
 
@@ -69,21 +71,26 @@ class Ladder:
         Raises:
             InputError: a name that is not on the ladder.
         """
-        for rung in self.rungs:
+        for rung in self.candidates:
             if rung.name == name:
                 return rung
         raise InputError(f"No rung {name!r} on this ladder. It has: {', '.join(r.name for r in self.rungs)}.")
 
     @property
+    def candidates(self) -> list[Rung]:
+        """ "Nothing", then the rungs, by size."""
+        return [self.nothing, *self.rungs]
+
+    @property
     def best(self) -> Rung:
         """The rung with the largest gap; "nothing" where none wins."""
-        return max(self.rungs, key=lambda rung: rung.gap.value)
+        return max(self.candidates, key=lambda rung: rung.gap.value)
 
     @property
     def chosen(self) -> Rung:
         """The smallest rung within max(1 SE of the paired difference to the best, 0.1 nat) of the best."""
         best = self.best
-        for rung in self.rungs:
+        for rung in self.candidates:
             short = Estimate.of(best.per_row - rung.per_row, groups=self.groups)
             if short.value <= max(short.std_error, WORTHWHILE):
                 return rung
@@ -97,9 +104,10 @@ class Ladder:
         at (1 - level) / K (Bonferroni). "Nothing" has a gap of exactly 0 and needs no correction.
         """
         best = self.best
-        tried = sum(rung.name != NOTHING for rung in self.rungs)
+        if best is self.nothing:
+            return best.gap
         level = best.gap.level
-        wide = Estimate.of(best.per_row, groups=self.groups, level=1 - (1 - level) / max(1, tried))
+        wide = Estimate.of(best.per_row, groups=self.groups, level=1 - (1 - level) / len(self.rungs))
         return Estimate(wide.value, wide.std_error, wide.interval, level)
 
 
@@ -131,14 +139,15 @@ def climb(
         progress: called with (rung, step, steps).
 
     Returns:
-        The ladder, by size, with "nothing" (p itself) as its first rung.
+        The ladder, by size.
 
     Raises:
         CapabilityError: p, or a rung, without an exact density.
     """
     require_exact(p)
     zeros = np.zeros(len(codes_selection))
-    found = [Rung(NOTHING, p, Estimate(0.0, 0.0, (0.0, 0.0)), zeros, 0.0, 0.0, 0)]
+    nothing = Rung(NOTHING, p, Estimate(0.0, 0.0, (0.0, 0.0)), zeros, 0.0, 0.0, 0)
+    found = []
     for wanted in rungs:
         prior = _create(wanted, codes_train) if isinstance(wanted, str) else wanted
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
@@ -159,7 +168,7 @@ def climb(
         gap = Estimate.of(per_row, groups=codes_selection.groups)
         found.append(Rung(name, mixed, gap, per_row, seconds, weight, prior.n_parameters))
     found.sort(key=lambda rung: rung.n_parameters)
-    return Ladder(found, codes_selection.groups)
+    return Ladder(found, nothing, codes_selection.groups)
 
 
 def cross_fit(
@@ -202,12 +211,13 @@ def cross_fit(
         other = parts[1][rung.name]
         per_row = np.empty(len(codes))
         per_row[second], per_row[first] = rung.per_row, other.per_row
-        gap = Estimate.of(per_row, groups=codes.groups) if rung.name != NOTHING else rung.gap
+        gap = Estimate.of(per_row, groups=codes.groups)
         seconds, size = rung.seconds + other.seconds, max(rung.n_parameters, other.n_parameters)
         weight = 0.5 * (rung.weight + other.weight)
         joined.append(Rung(rung.name, rung.prior, gap, per_row, seconds, weight, size))
     joined.sort(key=lambda rung: rung.n_parameters)
-    return Ladder(joined, codes.groups, cross_fitted=True)
+    nothing = replace(parts[0].nothing, per_row=np.zeros(len(codes)))
+    return Ladder(joined, nothing, codes.groups, cross_fitted=True)
 
 
 def halves(codes: Codes, random_state: int) -> tuple[np.ndarray, np.ndarray]:

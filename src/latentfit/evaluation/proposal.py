@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latentfit.data.batch import Batch
 from latentfit.data.rows import Rows
 from latentfit.errors import InputError
-from latentfit.evaluation.codes import Codes, encode_rows, gaussian_entropy
+from latentfit.evaluation.codes import Codes, encode_rows
 from latentfit.evaluation.rows import RowNoise, evaluation_rows, frozen
 from latentfit.model.contracts import LOG_2PI, Shape, as_shape
 from latentfit.model.vae import VAEModule
@@ -26,6 +26,37 @@ WIDTHS = (1.1, 1.25, 1.5, 2.0)
 WIDE_SHARE = 0.1
 #: rows that decide early stopping, the first scale and the width
 PILOT_ROWS, PILOT_DRAWS = 256, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where the proposals of N rows are: m (N, D), S = T L, log |S| (N,).
+
+    T (`own`) is (N, D, D) or its diagonal (N, D); L (`shared`) is (D, D) or its diagonal (D,).
+    """
+
+    location: Tensor
+    own: Tensor
+    shared: Tensor
+    log_det: Tensor
+
+    def place(self, u: Tensor) -> Tensor:
+        """m + S u: (N, n, D) -> (N, n, D)."""
+        turned = u @ self.shared.T if self.shared.dim() == 2 else u * self.shared
+        offset = turned @ self.own.mT if self.own.dim() == 3 else turned * self.own.unsqueeze(1)
+        return self.location.unsqueeze(1) + offset
+
+    @torch.no_grad()
+    def slope(self, u: Tensor) -> Tensor:
+        """The gradient of log N(z; m, S S^T) at z = m + S u, which is -S^-T u: (N, n, D) -> (N, n, D)."""
+        if self.shared.dim() == 2:
+            flat = torch.linalg.solve_triangular(self.shared.T, u.flatten(0, 1).T, upper=True)
+            v = flat.T.view_as(u)
+        else:
+            v = u / self.shared
+        if self.own.dim() == 3:
+            return -torch.linalg.solve_triangular(self.own.mT, v.mT, upper=True).mT
+        return -v / self.own.unsqueeze(1)
 
 
 class Proposal(nn.Module):
@@ -84,39 +115,34 @@ class Proposal(nn.Module):
         wide = min(round(self.wide_share * n), n - 1)
         return n - wide, wide
 
-    def locate(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """m (N, D), the factor S: (N, D, D) or, where it is diagonal, (N, D), and log |S| (N,)."""
+    def frame(self, codes: Codes) -> Frame:
+        """m and S of the rows' proposals."""
         mean = codes.mean.flatten(1)
         standard = (mean - self.center) / self.spread
         turned = standard @ self.turn.T if self.full else standard * self.turn
         location = mean + self.unit * (turned + self.shift)
-        scale = codes.std.flatten(1)
-        scale = torch.where(self.fixed_scale.isnan(), scale, self.fixed_scale)
-        log_det = self.log_scale.sum()
+        shared = self._factor() if self.full else self.log_scale.exp()
         if codes.scale_tril is not None:
             diagonal = codes.scale_tril.diagonal(dim1=-2, dim2=-1)
-            return location, codes.scale_tril @ self._factor(), log_det + diagonal.log().sum(-1)
-        log_det = log_det + scale.log().sum(-1)
-        if self.full:
-            return location, scale.unsqueeze(-1) * self._factor(), log_det
-        return location, scale * self.log_scale.exp(), log_det
+            return Frame(location, codes.scale_tril, shared, self.log_scale.sum() + diagonal.log().sum(-1))
+        scale = codes.std.flatten(1)
+        scale = torch.where(self.fixed_scale.isnan(), scale, self.fixed_scale)
+        return Frame(location, scale, shared, self.log_scale.sum() + scale.log().sum(-1))
 
     def draw(self, codes: Codes, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Stratified draws: eps (N, n, D) standard normal -> z (n, N, *event_shape), log e(z|x) (n, N)."""
         n = eps.shape[1]
         narrow, wide = self.strata(n)
-        location, factor, log_det = self.locate(codes)
-        u = eps
+        frame, u = self.frame(codes), eps
         if wide:
             u = torch.cat([eps[:, :narrow], self.width * eps[:, narrow:]], dim=1)
-        offset = torch.matmul(u, factor.mT) if factor.dim() == 3 else u * factor.unsqueeze(1)  # (N, n, D)
-        z = (location.unsqueeze(1) + offset).transpose(0, 1).reshape(n, len(u), *self.event_shape)
+        z = frame.place(u).transpose(0, 1).reshape(n, len(u), *self.event_shape)
         energy = u.square().sum(-1)  # (N, n)
         log_e = -0.5 * energy
         if wide:
             log_wide = -0.5 * energy / self.width**2 - self.dim * self.width.log()
             log_e = torch.logaddexp(math.log(narrow / n) + log_e, math.log(wide / n) + log_wide)
-        return z, (log_e - log_det.unsqueeze(1) - 0.5 * self.dim * LOG_2PI).T
+        return z, (log_e - frame.log_det.unsqueeze(1) - 0.5 * self.dim * LOG_2PI).T
 
     def _factor(self) -> Tensor:
         """L (D, D): rows in units of their diagonal, so that one learning rate serves every scale."""
@@ -202,29 +228,22 @@ def log_joint(vae: VAEModule, batch: Batch, z: Tensor) -> Tensor:
     return vae.log_likelihood(batch, z) + vae.prior.log_prob(z, batch.context)
 
 
-def negative_elbo(
-    vae: VAEModule, proposal: Proposal, batch: Batch, codes: Codes, eps: Tensor
-) -> Tensor:
+def negative_elbo(vae: VAEModule, proposal: Proposal, batch: Batch, codes: Codes, eps: Tensor) -> Tensor:
     """Minus the ELBO of the narrow component by antithetic draws eps (N, n, D): (N,), nats.
 
     Its gradient is the path derivative ("sticking the landing", Roeder et al. 2017, arXiv 1703.09194): the score of
     the entropy, whose mean is 0, is left out, so that the noise vanishes as the proposal meets the posterior.
     """
-    location, factor, log_det = proposal.locate(codes)
+    frame = proposal.frame(codes)
     u = torch.cat([eps, -eps], dim=1)
-    offset = torch.matmul(u, factor.mT) if factor.dim() == 3 else u * factor.unsqueeze(1)
-    z = (location.unsqueeze(1) + offset).transpose(0, 1).reshape(u.shape[1], len(u), *proposal.event_shape)
-    value = -log_joint(vae, batch, z).mean(0) - gaussian_entropy(log_det, proposal.dim)
-    if not z.requires_grad:
+    placed = frame.place(u).transpose(0, 1)  # (2 n, N, D)
+    entropy = frame.log_det + 0.5 * proposal.dim * (1 + LOG_2PI)
+    value = -log_joint(vae, batch, placed.reshape(*placed.shape[:2], *proposal.event_shape)).mean(0) - entropy
+    if not value.requires_grad:
         return value
-    with torch.no_grad():  # the gradient of log e at its own draws: -S^-T u
-        if factor.dim() == 3:
-            slope = -torch.linalg.solve_triangular(factor.mT, u.mT, upper=True).mT  # (N, n, D)
-        else:
-            slope = -u / factor.unsqueeze(1)
-        slope = slope.transpose(0, 1)
-    along = (z.flatten(2) * slope).sum(-1).mean(0)
-    return value + along - along.detach() + gaussian_entropy(log_det - log_det.detach(), 0)
+    along = (placed * frame.slope(u).transpose(0, 1)).sum(-1).mean(0)
+    # in place of the entropy's gradient, the path's through log e; the value stays
+    return value + entropy - entropy.detach() + along - along.detach()
 
 
 class _Judge:

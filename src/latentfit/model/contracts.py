@@ -218,7 +218,8 @@ class Likelihood(Component, nn.Module, ABC):
         """log p(x given z) summed over the row's entries: x (N, *data_shape) -> (..., N), in nats."""
         if mask is None:
             return self.rows_log_prob(x, params, context)
-        entries = self.entry_log_prob(x, params, context)
+        # an unobserved NaN would reach the gradient through the branch that is not taken
+        entries = self.entry_log_prob(torch.where(mask, x, 0.0), params, context)
         return torch.where(mask, entries, 0.0).flatten(-(x.dim() - 1)).sum(-1)
 
     def rows_log_prob(self, x: Tensor, params: Tensor, context: Tensor | None = None) -> Tensor:

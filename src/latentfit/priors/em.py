@@ -71,19 +71,36 @@ def fit_mixture(
             "(and one in ten held out); lower n_components or set it to 'auto'."
         )
     total = max_iterations * len(numbers)
-    best: MixtureFit | None = None
+    fits = []
     for i, number in enumerate(numbers):
         tick = None if progress is None else _shifted(progress, i * max_iterations, total)
-        found = expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick)
-        if best is None or found.validation > best.validation:
-            best = found
-    if best is None:
-        raise InputError("No number of components to try.")
+        fits.append(
+            expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick)
+        )
+            expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick)
+        )
+    best = smallest_that_suffices(fits, held_out, len(validation))
     if progress is not None:
         progress(total, total)
     factor = best.factor / scale  # columns of W_k, or its diagonal
     validation_score = best.validation - scale.log().sum().item()
     return MixtureFit(best.log_weight, centre + best.mean * scale, factor, validation_score)
+
+
+def smallest_that_suffices(fits: list[MixtureFit], held_out: Tensor, n_rows: int) -> MixtureFit:
+    """The first fit within one standard error (of the paired difference over rows) of the best one.
+
+    The best iterate of many components wins by chance where nothing is to be won. `held_out` (S n_rows, D) holds S
+    draws of each row.
+    """
+    best = max(fits, key=lambda fit: fit.validation)
+    for fit in fits:
+        if fit is best or n_rows < 2:
+            break
+        lost = (best.log_prob(held_out) - fit.log_prob(held_out)).view(-1, n_rows).mean(0)
+        if lost.mean() <= lost.std() / n_rows**0.5:
+            return fit
+    return best
 
 
 def candidates(n_rows: int, dim: int, covariance: Literal["full", "diagonal"]) -> list[int]:

@@ -82,7 +82,7 @@ def fit_by_gradient(
 
     def tick(event: ProgressEvent) -> None:
         if progress is not None:
-            progress(event.step, event.max_steps)
+            progress(event.max_steps if event.finished else event.step, event.max_steps)
 
     minimise(
         prior,

@@ -124,8 +124,9 @@ class MixturePrior(Prior):
     ) -> Self:
         """EM on fresh draws in each of at most `max_steps` iterations (100 by default) per number tried.
 
-        One row in ten is held out: the iterate, and with `n_components="auto"` the number, is the best on
-        these. The number found is the configuration from then on. Determined by `random_state`.
+        One row in ten is held out: the iterate is the best on these, and with `n_components="auto"` the number
+        the smallest within one standard error of the best. That number is the configuration from then on.
+        Determined by `random_state`.
         """
         rows = code_rows(self, mean, std, var, logvar)
         found = fit_mixture(

@@ -120,26 +120,26 @@ def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> s
 
 
 def curves(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, width: int) -> str:
-    """Lines (label, x, y, CSS class), labelled at their right end; the y axis is cut at the upper quartile of starts."""
+    """Lines (label, x, y, CSS class), labelled at their right end; what lies above their first fifth's end is cut."""
     left, right, top, bottom = 48, width - 104, 14, 230
     every = np.concatenate([y[np.isfinite(y)] for _, _, y, _ in series])
     ends = [float(y[np.isfinite(y)][-1]) for _, _, y, _ in series]
-    low, top_value = float(every.min()), float(every.max())
-    # the first steps are so far off that the end would be a flat line
-    high = min(top_value, max(ends) + 2.5 * (float(np.quantile(every, 0.75)) - low) + 1e-9)
     steps = max(float(x[-1]) for _, x, _, _ in series)
+    # the first steps are so far off that the end would be a flat line
+    settled = [float(v) for _, x, y, _ in series for v in y[np.isfinite(y) & (x >= 0.2 * steps)]]
+    low, high = float(every.min()), max([*settled, *ends])
+    low, high = low - 0.06 * (high - low), high + 1e-9
     fx, fy = _scale(0.0, steps, left, right), _scale(low, high, bottom, top)
     svg = _axis(fx, ticks(0.0, steps, 4), top, bottom, x_label, grid=False)
     svg += _y_axis(fy, ticks(low, high, 5), left, right, y_label)
-    places: list[float] = []
-    for (label, x, y, css), end in sorted(zip(series, ends, strict=True), key=lambda item: -item[1]):
+    place = bottom + 8.0
+    for (label, x, y, css), end in sorted(zip(series, ends, strict=True), key=lambda item: item[1]):
         inside = np.isfinite(y) & (y <= high)
         points = " ".join(f"{fx(float(a)):.1f},{fy(float(b)):.1f}" for a, b in zip(x[inside], y[inside], strict=True))
         svg.append(f'<polyline points="{points}" class="line {css}"/>')
-        place = max(fy(min(end, high)), places[-1] + 13 if places else -math.inf)
-        places.append(place)
+        place = min(fy(min(end, high)), place - 13)
         svg.append(f'<text x="{right + 6}" y="{place + 4:.1f}" class="tick {css}">{_text(_short(label, 16))}</text>')
-    return _svg(width, int(max(bottom + 44, places[-1] + 10)), svg, y_label)
+    return _svg(width, bottom + 44, svg, y_label)
 
 
 def units(kl: np.ndarray, std: np.ndarray, axis: str, collapsed_below: float = 0.01, width: int = 426) -> str:

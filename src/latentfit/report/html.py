@@ -16,7 +16,7 @@ from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
 from latentfit.report import figures, pictures
-from latentfit.report.verdict import evidence, headline, row_of, units
+from latentfit.report.verdict import evidence, headline, other_goals, row_of, units
 from latentfit.saving import write_atomic
 
 GLOSSARY = ("prior", "aggregate", "mismatch", "prior_gap", "inference_gap", "hole", "active", "nat")
@@ -28,6 +28,8 @@ MAX_DRAWS = 500
 COLLAPSED_BELOW = 0.01
 #: fewer selection rows than this and the report says so
 FEW_SELECTION_ROWS = 500
+#: a share of rows with failed importance weights above which log p(x) is called unreliable
+UNRELIABLE = 0.1
 
 
 def render(
@@ -85,6 +87,7 @@ class _Page:
 
     def context(self) -> dict[str, Any]:
         sections = {
+            "data_name": self.c.setting.data,
             "eyebrow": self.eyebrow(),
             "headline": headline(self.c, self.lang),
             "evidence": evidence(self.c, self.lang),
@@ -220,7 +223,9 @@ class _Page:
         c, t = self.c, self.t
         knn = any(r.knn is not None for r in c.rows)
         names = ["method", "fitted", "gain", "log_px", "kl", "units", "samples", *(["knn"] * knn)]
-        names += ["fit_s", "sample_ms", "parameters", "bound", "note"]
+        names += ["fit_s", "sample_ms", "parameters"]
+        names += ["bound"] * any(r.is_bound for r in c.rows)
+        names += ["note"] * any(r.note or r.reliability > UNRELIABLE for r in c.rows)
         foot = t("report.table.foot", floor=_short(c.reconstruction_floor), measure=c.setting.base_measure)
         return {
             "columns": [(name, t(f"column.{name}")) for name in names],
@@ -231,7 +236,7 @@ class _Page:
 
     def _cells(self, row: Row, names: list[str]) -> dict[str, Any]:
         notes = [row.note] if row.note else []
-        if row.reliability > 0.1:
+        if row.reliability > UNRELIABLE:
             notes.append(self.t("report.table.unreliable", share=row.reliability))
         gain = row.gain
         cells: dict[str, tuple[str, float | str]] = {
@@ -330,7 +335,7 @@ class _Page:
             items.append((css, t("report.trust.test", n=tested, test_gain=verdict.test_gain, gain=verdict.gain)))
         items.append(("good", t("report.trust.gap", gap=c.prior_gap)))
         items.append(("good", t("report.trust.paired", n=n)))
-        unsure = "warn" if best.reliability > 0.1 else "good"
+        unsure = "warn" if best.reliability > UNRELIABLE else "good"
         items.append(
             (unsure, t("report.trust.reliable", k=c.setting.n_importance_samples, share=best.reliability))
         )
@@ -365,8 +370,7 @@ class _Page:
             lines.append(t("report.cost.jointly"))
         if not self.changed:
             lines.append(t("report.cost.keep"))
-        # the sentences on the goals and the caveats are the same as in the head
-        return lines + [line for line in evidence(c, self.lang)[1 if c.recommendation.test_gain else 0 :]][:2]
+        return lines + other_goals(c, self.lang)
 
     def commands(self) -> list[tuple[str, str]]:
         rows = [(f"{r.method}, {self.t(f'word.{r.fitted}')}", r.command) for r in self.c.rows if r.command]

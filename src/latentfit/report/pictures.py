@@ -40,7 +40,7 @@ def scale_of(arrays: list[np.ndarray]) -> tuple[float, float, bool]:
         return 0.0, 1.0, False
     low, high = float(np.nanmin(reference)), float(np.nanmax(reference))
     grey = _hwc(reference).shape[-1] == 1
-    ink = grey and float(np.nanmedian(reference)) <= low + 0.05 * (high - low)
+    ink = grey and float(np.nanmedian(reference)) <= low + 0.1 * (high - low)
     return low, high if high > low else low + 1.0, ink
 
 
@@ -95,29 +95,32 @@ def card_png(comparison: Comparison, headline: str, lang: str = "en") -> bytes:
         figure.text(x, y, text, **{**plain, "fontsize": size, "va": "top", **style})
 
     write(0.045, 0.93, f"LATENTFIT    {setting.data}"[:90], 13, color="#6a727c", family="DejaVu Sans")
-    write(0.045, 0.865, _wrap(headline, 84), 20, family="DejaVu Serif", linespacing=1.3)
+    write(0.045, 0.87, _wrap(headline.replace("`", ""), 70), 21, family="DejaVu Serif", linespacing=1.35)
     pairs = [(pictures.null_samples, "report.png.before", "#b4531f"), (pictures.best_samples, "report.png.after", "#0b6b74")]
     scale = scale_of([pictures.originals, pictures.reconstructions, pictures.best_samples])
     if is_image(setting.data_shape) and all(len(images) for images, _, _ in pairs):
         for i, (images, key, colour) in enumerate(pairs):
-            left = 0.045 + 0.255 * i
-            write(left, 0.585, say(key, lang, **({"method": best.method} if i else {})), 13, color=colour)
-            axes = figure.add_axes((left, 0.06, 0.235, 0.235 * 12 / 6.3))
+            left = 0.045 + 0.275 * i
+            write(left, 0.6, say(key, lang, **({"method": best.method} if i else {})), 13, color=colour)
+            axes = figure.add_axes((left, 0.065, 0.255, 0.255 * 12 / 6.3))
             pixels = _pixels(images[:36], scale, CELL)
             axes.imshow(_sheet(pixels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_axis_off()
-        x = 0.58
+        x = 0.63
     else:
         x = 0.045
     unit = say("unit.image" if is_image(setting.data_shape) else "unit.row", lang)
     facts = [
-        (say("report.tile.gap.value", lang, gap=comparison.prior_gap), say("report.tile.gap.unit", lang, unit=unit)),
+        (
+            say("report.tile.gap.value", lang, gap=comparison.prior_gap),
+            say("report.tile.gap.unit", lang, unit=unit) + " " + say("report.tile.gap", lang),
+        ),
         (_arrow(comparison.holes, "{:.0%}"), say("report.tile.holes", lang)),
         (_arrow((comparison.null.samples, best.samples), "{:.2g}"), say("report.tile.samples", lang)),
     ]
     for i, (value, caption) in enumerate(fact for fact in facts if fact[0]):
-        write(x, 0.585 - 0.18 * i, value, 26, color="#0b6b74")
-        write(x, 0.5 - 0.18 * i, _wrap(caption, 46), 13, color="#525a63")
+        write(x, 0.56 - 0.17 * i, value, 24, color="#0b6b74")
+        write(x, 0.49 - 0.17 * i, _wrap(caption, 44), 12, color="#525a63", linespacing=1.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()

@@ -48,15 +48,7 @@ def evidence(comparison: Comparison, lang: str = "en") -> list[str]:
     if verdict.test_gain is not None:
         n = setting.splits.get("test", 0)
         lines.append(say("verdict.test", lang, n=n, units=words["units"], gain=verdict.test_gain))
-    for goal in ("likelihood", "samples", "embedding"):
-        if goal == verdict.goal or (goal == "embedding" and all(r.knn is None for r in comparison.rows)):
-            continue
-        other = row_of(comparison, verdict.other_goals.get(goal, ""))
-        if other is None:
-            lines.append(say(f"verdict.same.{goal}", lang))
-        else:
-            fitted = say(f"word.{other.fitted}", lang)
-            lines.append(say(f"verdict.other.{goal}", lang, method=other.method, fitted=fitted))
+    lines += other_goals(comparison, lang)
     without = row_of(comparison, verdict.without_training or "")
     if without is not None and without.gain is not None and without.key != row.key:
         lines.append(say("verdict.without_training", lang, method=without.method, gain=without.gain))
@@ -66,6 +58,21 @@ def evidence(comparison: Comparison, lang: str = "en") -> list[str]:
     if verdict.verdict != "use" and 0 < train < FEW_ROWS:
         command = "latentfit compare mnist --quick" if setting.data == "digits" else "--n-seeds 10"
         lines.append(say("verdict.few_rows", lang, n=train, units=words["units"], command=command))
+    return lines
+
+
+def other_goals(comparison: Comparison, lang: str = "en") -> list[str]:
+    """One sentence for each goal that was not chosen by: the same choice, or which other."""
+    verdict, lines = comparison.recommendation, []
+    for goal in ("likelihood", "samples", "embedding"):
+        if goal == verdict.goal or (goal == "embedding" and all(r.knn is None for r in comparison.rows)):
+            continue
+        other = row_of(comparison, verdict.other_goals.get(goal, ""))
+        if other is None:
+            lines.append(say(f"verdict.same.{goal}", lang))
+        else:
+            fitted = say(f"word.{other.fitted}", lang)
+            lines.append(say(f"verdict.other.{goal}", lang, method=other.method, fitted=fitted))
     return lines
 
 

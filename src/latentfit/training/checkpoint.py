@@ -88,8 +88,8 @@ class Checkpoints:
         ]
         if differs:
             raise InputError(
-                f"{self.run_dir} holds another training run (differs in: {', '.join(differs)}). Use another run_dir, "
-                "or delete this one to start over; nothing was changed."
+                f"{self.run_dir} holds another training run (differs in: {', '.join(differs)}). Use another "
+                "run_dir, or delete this one to start over; nothing was changed."
             )
 
 

@@ -58,7 +58,7 @@ class History:
         self._written = 0
 
     def start(self, tail: list[Record]) -> None:
-        """Begin with what is on disk before `tail`, then `tail`; records of steps that are done again are dropped.
+        """Begin with what is on disk before `tail`, then `tail`; what is done again is dropped.
 
         Raises:
             SavedFileError: the file cannot be written.

@@ -27,8 +27,7 @@ from latentfit.training.updates import WeightAverage, clip, gradient_norm, make_
 
 Loss = Callable[[Batch, int], Mapping[str, Tensor]]
 
-#: non-finite steps in a row that mean the state itself is lost, and how often to try again from the last good
-#: one
+#: non-finite steps in a row that mean the state itself is lost, and how often to go back to the last good one
 BAD_STEPS, ROLLBACKS = 5, 3
 SECONDS_PER_CHECKPOINT, SECONDS_PER_WRITE, SECONDS_PER_EVENT = 30.0, 1.0, 0.1
 #: of a whole run, beside those at its validations; snapshots are at least 50 steps apart
@@ -103,8 +102,7 @@ def minimise(
     Raises:
         InputError: nothing to train, no rows, a loss without "loss", a `run_dir` that holds another run.
         SavedFileError: `run_dir` cannot be written at the start. Later failures to write only warn.
-        TrainingError: the loss stays non-finite after three roll-backs; the module holds the last good
-        weights.
+        TrainingError: the loss stays non-finite after three roll-backs; the last good weights stay.
 
     Example:
         >>> import torch
@@ -245,7 +243,7 @@ def minimise(
 
 
 def _validation(validate: Callable[[], float], state: TrainingState, recipe: Recipe) -> float:
-    """Validate with the weights that would be kept, keep them if they are the best, and say whether to stop."""
+    """Validate with the weights that would be kept; keep them if they are the best; see whether to stop."""
     counters, average = state.counters, state.average
     modes = {m: m.training for root in state.roots.values() for m in root.modules()}
     for root in state.roots.values():
@@ -283,7 +281,7 @@ def _keep(state: TrainingState) -> None:
 
 
 class _Files:
-    """The run's folder: an unwritable one is an error at the start and one warning later, when there is a run to lose."""
+    """The run's folder. What cannot be written is an error at the start, and one warning later."""
 
     def __init__(
         self,
@@ -369,7 +367,7 @@ def _lost(
     subject = "the gradient of 'loss'" if bad is None else f"the term '{bad}'"
     became = "infinite" if bad is not None and math.isinf(values[bad]) else "not a number"
     return (
-        f"Training stopped at step {step:,}: {subject} became {became} after {ROLLBACKS} roll-backs ({what}, seed "
-        f"{random_state}; last good step {good_step:,} kept). Usual cause: a log-scale or log-variance ran away. "
-        f"Try learning_rate={recipe.learning_rate / 3:.0e}."
+        f"Training stopped at step {step:,}: {subject} became {became} after {ROLLBACKS} roll-backs ({what}, "
+        f"seed {random_state}; last good step {good_step:,} kept). Usual cause: a log-scale or "
+        f"log-variance ran away. Try learning_rate={recipe.learning_rate / 3:.0e}."
     )

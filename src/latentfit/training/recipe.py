@@ -20,7 +20,7 @@ class Recipe:
 
     The learning rate at step t of T, with warm-up W = warmup_fraction T (`one_cycle`; W = 0 for `cosine`), is
 
-    .. math:: \eta_t = \eta \, (t + 1) / W \;(t < W), \qquad \eta_t = \eta \tfrac12 (1 + \cos \pi \tfrac{t-W}{T-W}).
+    .. math:: \eta_t = \eta (t + 1) / W \;(t < W), \quad \eta_t = \eta (1 + \cos \pi \tfrac{t-W}{T-W}) / 2.
 
     Attributes:
         max_steps: T, gradient steps.

@@ -39,5 +39,5 @@ def isolated_rng(seed: int, device: torch.device | str = "cpu") -> Iterator[None
 
 
 def independent_seeds(random_state: int, n: int) -> list[int]:
-    """n seeds whose streams do not overlap, from one integer: equal seeds would tie the row order to the noise."""
+    """n unrelated seeds from one integer: equal ones would tie the order of the rows to the noise."""
     return [int(seed) for seed in np.random.SeedSequence(random_state).generate_state(n, np.uint32)]

@@ -77,8 +77,7 @@ class TrainingState:
         """The trained parameters and the buffers that have changed, by name; not copied."""
         tensors = {name: p.detach() for name, p in zip(self.names, self.parameters, strict=True)}
         for name, buffer in self._buffers():
-            # BatchNorm's kernel writes its statistics without counting a version, so small ones are always
-            # taken
+            # BatchNorm's kernel writes its statistics without counting a version, so small ones always go
             if everything or buffer.numel() <= _SMALL or self._untouched.get(name) != _identity(buffer):
                 tensors[name] = buffer
         return tensors
@@ -115,7 +114,7 @@ class TrainingState:
         return Snapshot(tensors, replace(self.counters), position)
 
     def restore_weights(self, snapshot: Snapshot) -> None:
-        """Back to the snapshot's weights and optimiser; the noise, the order of rows and the counters run on."""
+        """Back to the snapshot's weights and optimiser; noise, the order of rows and counters run on."""
         parts = _by_prefix(snapshot.tensors)
         self.load_weights(parts.get("weights", {}))
         self.optimiser.state.clear()
