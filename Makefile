@@ -59,8 +59,10 @@ types: install  ## mypy
 doctest: install  ## the examples in the docstrings
 	$(one_thread) $(BIN)/python -m pytest --doctest-modules src
 
-bench: install  ## the speed benchmarks; those on real data are run by name, see benchmarks/
-	$(one_thread) $(BIN)/python benchmarks/training_step.py
+bench: install  ## all benchmarks but mnist.py, which trains for hours and resumes
+	@set -e; for script in $(filter-out benchmarks/mnist.py benchmarks/_%,$(wildcard benchmarks/*.py)); do \
+		echo "$$script"; $(one_thread) $(BIN)/python $$script; \
+	done
 
 clean:  ## remove all that make made, but for runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -197,8 +197,8 @@ def collect(folder: Path, seed: int) -> None:
             for arm, path in arms.items():
                 table[arm][f"{number}_gain"] = Estimate.of(np.load(path / f"{number}.npy") - base).to_dict()
     facts = {
-        "protocol": "gated MLP 2 x 300, 40 latents, dynamic binarisation, 50,000 / 10,000 / 10,000, stored
-        test " "binarisation seed 0, batch 200, Adam one-cycle to 1e-3, EMA 0.9995, KL warm-up 10 %",
+        "protocol": "gated MLP 2 x 300, 40 latents, dynamic binarisation, 50,000 / 10,000 / 10,000, "
+        "stored test binarisation seed 0, batch 200, Adam one-cycle to 1e-3, EMA 0.9995, KL warm-up 10 %",
         "seed": seed,
         "torch": torch.__version__,
         "arms": table,

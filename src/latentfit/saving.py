@@ -251,7 +251,8 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     if config["format_version"] != FORMAT_VERSION:
         raise SavedFileError(
             f"{directory} has format version {config['format_version']!r} (latentfit "
-            f"{config['latentfit_version']}); this version reads {FORMAT_VERSION}. Try: pip install --upgrade latentfit."
+            f"{config['latentfit_version']}); this version reads {FORMAT_VERSION}. "
+            "Try: pip install --upgrade latentfit."
         )
     missing = [key for key in ("family", "name", "args") if key not in config]
     if missing:

@@ -16,7 +16,9 @@ def estimate(value: float, error: float) -> Estimate:
     return Estimate.from_error(value, error)
 
 
-def row(method: str, fitted: str, gain: float | None, error: float, log_px: float, kl: float, **more: object) -> Row:
+def row(
+    method: str, fitted: str, gain: float | None, error: float, log_px: float, kl: float, **more: object
+) -> Row:
     key = method if fitted == "jointly" else f"{method}@standard"
     values: dict = {
         "active_units": 11.0,
@@ -33,16 +35,63 @@ def row(method: str, fitted: str, gain: float | None, error: float, log_px: floa
 
 
 def rows() -> list[Row]:
-    flow, mix = {"n_parameters": 201_400, "added_parameters": 53_400}, {"added_parameters": 1_320, "n_parameters": 149_320}
+    flow, mix = (
+        {"n_parameters": 201_400, "added_parameters": 53_400},
+        {"added_parameters": 1_320, "n_parameters": 149_320},
+    )
     return [
-        row("realnvp", "jointly", 1.8, 0.2, -112.3, 15.1, active_units=14.0, samples=0.21, fit_seconds=31.0, **flow),
-        row("mixture", "jointly", 1.6, 0.2, -112.5, 14.9, active_units=14.0, samples=0.22, fit_seconds=24.0, **mix),
+        row(
+            "realnvp",
+            "jointly",
+            1.8,
+            0.2,
+            -112.3,
+            15.1,
+            active_units=14.0,
+            samples=0.21,
+            fit_seconds=31.0,
+            **flow,
+        ),
+        row(
+            "mixture",
+            "jointly",
+            1.6,
+            0.2,
+            -112.5,
+            14.9,
+            active_units=14.0,
+            samples=0.22,
+            fit_seconds=24.0,
+            **mix,
+        ),
         row("realnvp", "post hoc", 0.9, 0.1, -113.2, 14.2, samples=0.26, fit_seconds=6.2, **flow),
         row("mixture", "post hoc", 0.8, 0.1, -113.3, 14.2, samples=0.27, fit_seconds=1.3, **mix),
-        row("two_stage", "post hoc", 0.5, 0.2, -113.6, 14.2, samples=0.30, fit_seconds=14.0, is_bound=True, note="ELBO"),
+        row(
+            "two_stage",
+            "post hoc",
+            0.5,
+            0.2,
+            -113.6,
+            14.2,
+            samples=0.30,
+            fit_seconds=14.0,
+            is_bound=True,
+            note="ELBO",
+        ),
         row("annealed", "jointly", 0.1, 0.2, -114.0, 14.0, active_units=12.3, samples=0.39, fit_seconds=22.0),
         row("standard", "jointly", None, 0.0, -114.1, 14.2, note="linear warm-up, 400 steps"),
-        row("mmd", "jointly", -0.6, 0.3, -114.7, 16.8, active_units=16.0, samples=0.33, fit_seconds=26.0, reliability=0.14),
+        row(
+            "mmd",
+            "jointly",
+            -0.6,
+            0.3,
+            -114.7,
+            16.8,
+            active_units=16.0,
+            samples=0.33,
+            fit_seconds=26.0,
+            reliability=0.14,
+        ),
     ]
 
 
@@ -61,8 +110,16 @@ def digit_pictures() -> Pictures:
     order = rng.permutation(600)[:36]
     steps = np.arange(100, 2001, 100)
     curves = {
-        key: [{"step": float(t), "validation": end + 60 * np.exp(-t / 250) + 0.15 * rng.normal()} for t in steps]
-        for key, end in {"standard": 116.0, "mixture": 114.4, "realnvp": 114.1, "annealed": 115.8, "mmd": 116.6}.items()
+        key: [
+            {"step": float(t), "validation": end + 60 * np.exp(-t / 250) + 0.15 * rng.normal()} for t in steps
+        ]
+        for key, end in {
+            "standard": 116.0,
+            "mixture": 114.4,
+            "realnvp": 114.1,
+            "annealed": 115.8,
+            "mmd": 116.6,
+        }.items()
     }
     kl = np.where(np.arange(16) < 11, np.linspace(2.2, 0.5, 16), 0.002)
     return Pictures(
@@ -125,7 +182,9 @@ def setting(**more: object) -> Setting:
 @pytest.fixture(scope="session")
 def digit_result() -> Comparison:
     board = rows()
-    tested = [replace(r, gain=None if r.gain is None else estimate(r.gain.value - 0.1, 0.2)) for r in board[1::5]]
+    tested = [
+        replace(r, gain=None if r.gain is None else estimate(r.gain.value - 0.1, 0.2)) for r in board[1::5]
+    ]
     return Comparison(
         setting=setting(),
         rows=board,

@@ -38,7 +38,7 @@ class LatentDiagnosis:
         ladder: every rung with its gap.
         plug_in: KL(q_N || N(0, I)), shown only with its saturation, never ranked.
         findings: codes with parameters; sentences are in the catalogue.
-        cross_fitted: whether there were no training latents, so that each half was judged by the other half's fits.
+        cross_fitted: whether, for want of training latents, each half was judged by the other half's fits.
         n_rows: rows judged.
         lang: of `summary`.
     """
@@ -108,14 +108,14 @@ def diagnose_latents(
 ) -> LatentDiagnosis:
     """What N(0, I) costs a VAE, from its q(z given x) alone.
 
-    Priors of growing richness are fitted to some rows' latents and judged on other rows'; what they win over N(0, I)
-    there is a lower bound on the mismatch KL(q(z) || N(0, I)).
+    Priors of growing richness are fitted to some rows' latents and judged on other rows'; what they win over
+    N(0, I) there is a lower bound on the mismatch KL(q(z) || N(0, I)).
 
     Args:
         mean: (N, D), means of q(z given x) of held-out rows; arrays or tensors.
         std, var, logvar: exactly one of them, like mean.
-        train: (mean, spread) of the training rows, the spread of the same kind; without it each half of the rows is
-            judged by priors fitted on the other half, and the diagnosis says so.
+        train: (mean, spread) of the training rows, the spread of the same kind; without it each half of the
+            rows is judged by priors fitted on the other half, and the diagnosis says so.
         depth: "quick" tries a Gaussian and a mixture, "full" a flow as well.
         groups: (N,) labels of related rows: kept together in splits, and errors are cluster-robust.
         random_state: seed.
@@ -126,8 +126,8 @@ def diagnose_latents(
         The gap, the KL, the active units, the ladder and the findings.
 
     Raises:
-        InputError: none or several spreads, a spread that is none (a log-variance passed as std), another shape, too
-            few rows.
+        InputError: none or several spreads, a spread that is none (a log-variance passed as std), another
+            shape, too few rows.
 
     >>> rng = np.random.default_rng(0)
     >>> mean, std = rng.normal(size=(400, 2)), np.full((400, 2), 0.1)

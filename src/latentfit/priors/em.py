@@ -19,15 +19,17 @@ from latentfit.priors.rows import CodeRows
 
 #: numbers of components that "auto" tries
 CANDIDATES = (1, 3, 10, 30)
-#: above this many rows an iteration sees a random half of it
-MANY_ROWS = 20_000
+#: an iteration sees at most this many draws, and no more than make this many products of two coordinates, but
+#: always five per coordinate and component; averaging over iterations makes up for it
+MOST_DRAWS, MOST_PRODUCTS = 10_000, 200_000_000
 #: with fewer rows an iteration makes several draws of each, so that the noise of the draws does not lead
 FEW_DRAWS = 2_000
 #: floor of every variance, in units of the data's
 FLOOR = 1e-4
 #: full steps before the statistics are averaged over iterations
 BURN_IN = 15
-PATIENCE = 20
+#: iterations without another `ENOUGH` nats on held-out rows that end a fit
+PATIENCE, ENOUGH = 12, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class MixtureFit:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(R, D) -> (R,)."""
-        return (self.log_weight + component_log_prob(z, self.mean, self.factor)).logsumexp(-1)
+        parts = component_log_prob(z, self.mean.to(z), self.factor.to(z))
+        return (self.log_weight.to(z) + parts).logsumexp(-1)
 
 
 def fit_mixture(
@@ -61,7 +64,8 @@ def fit_mixture(
     rows = CodeRows((rows.mean - centre) / scale, rows.std / scale)
     generator = torch.Generator().manual_seed(random_state)
     train, validation = rows.split(0.1, generator)
-    held_out = torch.cat([validation.draw(generator) for _ in range(_n_draws(validation))])
+    # coordinates of unit size: float32 is enough to score them, and twice as fast
+    held_out = torch.cat([validation.draw(generator) for _ in range(_n_draws(validation))]).float()
     numbers = (
         candidates(len(train), rows.mean.shape[1], covariance) if n_components == "auto" else [n_components]
     )
@@ -77,8 +81,6 @@ def fit_mixture(
         fits.append(
             expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick)
         )
-            expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick)
-        )
     best = smallest_that_suffices(fits, held_out, len(validation))
     if progress is not None:
         progress(total, total)
@@ -90,8 +92,8 @@ def fit_mixture(
 def smallest_that_suffices(fits: list[MixtureFit], held_out: Tensor, n_rows: int) -> MixtureFit:
     """The first fit within one standard error (of the paired difference over rows) of the best one.
 
-    The best iterate of many components wins by chance where nothing is to be won. `held_out` (S n_rows, D) holds S
-    draws of each row.
+    The best iterate of many components wins by chance where nothing is to be won. `held_out` (S n_rows, D)
+    holds S draws of each row.
     """
     best = max(fits, key=lambda fit: fit.validation)
     for fit in fits:
@@ -120,15 +122,19 @@ def expectation_maximisation(
 ) -> MixtureFit:
     """EM from a k-means start; the best iterate on `held_out` (R, D)."""
     n_draws = _n_draws(train)
-    z = _draws(train, n_draws, generator)
+    dim = train.mean.shape[1]
+    width = dim * dim if covariance == "full" else dim
+    most = min(MOST_DRAWS, max(5 * dim * n_components, MOST_PRODUCTS // (n_components * width)))
+    z = _draws(train, n_draws, most, generator)
     labels = k_means(z[:5_000], n_components, generator)
     responsibility = torch.nn.functional.one_hot(labels, n_components).to(z.dtype)
     statistics = _statistics(z[:5_000], responsibility, covariance)
     fit = _maximise(statistics, len(train), covariance, held_out)
     best, waited = fit, 0
     for t in range(max_iterations):
-        z = _draws(train, n_draws, generator)
-        log_joint = fit.log_weight + component_log_prob(z, fit.mean, fit.factor)
+        z = _draws(train, n_draws, most, generator)
+        single = component_log_prob(z.float(), fit.mean.float(), fit.factor.float())
+        log_joint = fit.log_weight + single.double()
         log_density = log_joint.logsumexp(-1, keepdim=True)
         new = _statistics(z, (log_joint - log_density).exp(), covariance)
         step = 1.0 if t < BURN_IN else (t - BURN_IN + 2) ** -0.6
@@ -136,7 +142,7 @@ def expectation_maximisation(
         if t < max_iterations // 2:
             _revive(statistics, z, log_density.squeeze(-1), len(train), generator)
         fit = _maximise(statistics, len(train), covariance, held_out)
-        waited = 0 if fit.validation > best.validation + 1e-4 else waited + 1
+        waited = 0 if fit.validation > best.validation + ENOUGH else waited + 1
         best = max(best, fit, key=lambda f: f.validation)
         if progress is not None:
             progress(t + 1)
@@ -181,10 +187,10 @@ def _n_draws(rows: CodeRows) -> int:
     return max(1, math.ceil(FEW_DRAWS / len(rows)))
 
 
-def _draws(rows: CodeRows, n_draws: int, generator: Generator) -> Tensor:
-    """Fresh draws in random order: (R, D)."""
-    if len(rows) > MANY_ROWS:
-        picked = torch.randint(len(rows), (MANY_ROWS // 2,), generator=generator)
+def _draws(rows: CodeRows, n_draws: int, most: int, generator: Generator) -> Tensor:
+    """Fresh draws in random order, of a random part of the rows where there are more than `most`: (R, D)."""
+    if len(rows) > most:
+        picked = torch.randint(len(rows), (most,), generator=generator)
         return rows[picked].draw(generator)
     z = torch.cat([rows.draw(generator) for _ in range(n_draws)])
     return z[torch.randperm(len(z), generator=generator)]

@@ -122,10 +122,10 @@ class MixturePrior(Prior):
         random_state: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """EM on fresh draws in each of at most `max_steps` iterations (100 by default) per number tried.
+        """EM on fresh draws in each of at most `max_steps` iterations (60 by default) per number tried.
 
-        One row in ten is held out: the iterate is the best on these, and with `n_components="auto"` the number
-        the smallest within one standard error of the best. That number is the configuration from then on.
+        One row in ten is held out: the iterate is the best on these, and with `n_components="auto"` the
+        number the smallest within one standard error of the best. It is the configuration from then on.
         Determined by `random_state`.
         """
         rows = code_rows(self, mean, std, var, logvar)
@@ -133,7 +133,7 @@ class MixturePrior(Prior):
             rows,
             "auto" if self.automatic else self.n_components,
             self.covariance,
-            max_iterations=100 if max_steps is None else max_steps,
+            max_iterations=60 if max_steps is None else max_steps,
             random_state=random_state,
             progress=progress,
         )

@@ -123,12 +123,19 @@ class _Page:
                 "value": t("report.tile.gap.value", gap=c.prior_gap),
                 "unit": t("report.tile.gap.unit"),
                 "label": t("report.tile.gap"),
-                "note": t("report.tile.gap.note", share=c.prior_gap_share_of_kl, kl=f"{null.kl:.1f}", bits=f"{bits:.2g}"),
+                "note": t(
+                    "report.tile.gap.note",
+                    share=c.prior_gap_share_of_kl,
+                    kl=f"{null.kl:.1f}",
+                    bits=f"{bits:.2g}",
+                ),
             }
         ]
         if _known(*c.holes):
             value = _arrow(f"{c.holes[0]:.0%}", f"{c.holes[1]:.0%}", self.changed).replace("%", " %")
-            tiles.append({"value": value, "label": t("report.tile.holes"), "note": t("report.tile.holes.note")})
+            tiles.append(
+                {"value": value, "label": t("report.tile.holes"), "note": t("report.tile.holes.note")}
+            )
         if _known(null.samples, best.samples):
             value = _arrow(_short(null.samples), _short(best.samples), self.changed)
             note = t("report.tile.samples.note", floor=_short(c.reconstruction_floor))
@@ -157,7 +164,9 @@ class _Page:
         sheets = [(t("report.see.null"), "null", p.null_samples)]
         if self.changed and len(p.best_samples):
             sheets.append((t("report.see.best", method=method), "best", p.best_samples))
-        panels = [(label, css, pictures.data_uri(pictures.grid_png(a, self.scale))) for label, css, a in sheets]
+        panels = [
+            (label, css, pictures.data_uri(pictures.grid_png(a, self.scale))) for label, css, a in sheets
+        ]
         if len(p.reconstructions):
             uri = ""
             if self.show:
@@ -176,9 +185,15 @@ class _Page:
             return None
         real, null, best = (a.reshape(len(a), -1) for a in (real, p.null_samples, p.best_samples))
         n = min(12, real.shape[1])
-        panels = [figures.quantile_panel(t("report.see.column", n=j + 1), real[:, j], null[:, j], best[:, j]) for j in range(n)]
+        panels = [
+            figures.quantile_panel(t("report.see.column", n=j + 1), real[:, j], null[:, j], best[:, j])
+            for j in range(n)
+        ]
         caption = t("report.see.table.caption", method=self.c.recommended.method, n=n)
-        legend = [("null", t("report.see.null")), ("best", t("report.see.best", method=self.c.recommended.method))]
+        legend = [
+            ("null", t("report.see.null")),
+            ("best", t("report.see.best", method=self.c.recommended.method)),
+        ]
         return {"columns": panels, "caption": caption, "legend": legend if self.changed else legend[:1]}
 
     def error(self) -> dict[str, Any] | None:
@@ -196,7 +211,9 @@ class _Page:
     def findings(self) -> list[dict[str, str]]:
         found = []
         for finding in self.c.findings:
-            given = type(finding)(finding.code, finding.status, {"unit": self.words["unit"], **finding.parameters})
+            given = type(finding)(
+                finding.code, finding.status, {"unit": self.words["unit"], **finding.parameters}
+            )
             try:
                 name, text = finding_name(given, self.lang), finding_sentence(given, self.lang)
                 remedy = finding_remedy(given, self.lang)
@@ -213,7 +230,8 @@ class _Page:
             return None
         key = self.c.recommendation.key
         marks = [
-            figures.Mark(r.method, self.t(f"word.{r.fitted}"), r.gain, r.fit_seconds, r.key == key) for r in self.c.rows
+            figures.Mark(r.method, self.t(f"word.{r.fitted}"), r.gain, r.fit_seconds, r.key == key)
+            for r in self.c.rows
         ]
         draw = partial(figures.gains, marks, self.t("report.gain.axis"), self.t("report.gain.seconds"))
         n = self.c.setting.splits.get("selection", 0)
@@ -276,7 +294,9 @@ class _Page:
         data = {
             "codes": np.round(codes, 3).tolist(),
             "labels": labels,
-            "names": [(name, t("report.map.label", label=name)) for name in names] if len(names) <= 12 else [],
+            "names": [(name, t("report.map.label", label=name)) for name in names]
+            if len(names) <= 12
+            else [],
             "draws": [np.round(d, 3).tolist() for d, _ in draws],
             "draw_names": [t("report.map.before"), t("report.map.after")],
             "code_name": t("report.map.codes"),
@@ -284,7 +304,11 @@ class _Page:
             "axes": axes,
         }
         static = [figures.scatter(codes[:700], [(d[:250], css)], axes) for d, css in draws]
-        hint = t("report.map.hover") if n else (t("report.map.hidden") if self.image and len(p.map_images) else "")
+        hint = (
+            t("report.map.hover")
+            if n
+            else (t("report.map.hidden") if self.image and len(p.map_images) else "")
+        )
         return {"data": data, "static": static, "hint": hint, "method": self.c.recommended.method}
 
     def units(self) -> list[tuple[str, str, str]] | None:
@@ -292,9 +316,16 @@ class _Page:
         for key, css in (("standard", "null"), (self.c.recommendation.key, "best")):
             row = row_of(self.c, key)
             kl, std = p.unit_kl.get(key, np.empty(0)), p.unit_std.get(key, np.empty(0))
-            if row is None or not len(kl) or len(kl) != len(std) or any(row.method == name for name, _, _ in panels):
+            if (
+                row is None
+                or not len(kl)
+                or len(kl) != len(std)
+                or any(row.method == name for name, _, _ in panels)
+            ):
                 continue
-            panels.append((row.method, css, figures.units(kl, std, self.t("report.units.axis"), COLLAPSED_BELOW)))
+            panels.append(
+                (row.method, css, figures.units(kl, std, self.t("report.units.axis"), COLLAPSED_BELOW))
+            )
         return panels or None
 
     def curves(self) -> dict[str, str] | None:
@@ -330,9 +361,15 @@ class _Page:
         if verdict.test_gain is not None and verdict.gain is not None:
             # a test gain far below the selection gain is the winner's curse at work
             shortfall = verdict.gain.value - verdict.test_gain.value
-            css = "warn" if shortfall > 2 * math.hypot(verdict.gain.std_error, verdict.test_gain.std_error) else "good"
+            css = (
+                "warn"
+                if shortfall > 2 * math.hypot(verdict.gain.std_error, verdict.test_gain.std_error)
+                else "good"
+            )
             tested = c.setting.splits.get("test", 0)
-            items.append((css, t("report.trust.test", n=tested, test_gain=verdict.test_gain, gain=verdict.gain)))
+            items.append(
+                (css, t("report.trust.test", n=tested, test_gain=verdict.test_gain, gain=verdict.gain))
+            )
         items.append(("good", t("report.trust.gap", gap=c.prior_gap)))
         items.append(("good", t("report.trust.paired", n=n)))
         unsure = "warn" if best.reliability > UNRELIABLE else "good"

@@ -96,7 +96,10 @@ def card_png(comparison: Comparison, headline: str, lang: str = "en") -> bytes:
 
     write(0.045, 0.93, f"LATENTFIT    {setting.data}"[:90], 13, color="#6a727c", family="DejaVu Sans")
     write(0.045, 0.87, _wrap(headline.replace("`", ""), 70), 21, family="DejaVu Serif", linespacing=1.35)
-    pairs = [(pictures.null_samples, "report.png.before", "#b4531f"), (pictures.best_samples, "report.png.after", "#0b6b74")]
+    pairs = [
+        (pictures.null_samples, "report.png.before", "#b4531f"),
+        (pictures.best_samples, "report.png.after", "#0b6b74"),
+    ]
     scale = scale_of([pictures.originals, pictures.reconstructions, pictures.best_samples])
     if is_image(setting.data_shape) and all(len(images) for images, _, _ in pairs):
         for i, (images, key, colour) in enumerate(pairs):

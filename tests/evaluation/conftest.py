@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -33,3 +34,8 @@ def exact_vae(truth: LinearGaussian, std_factor: float = 1.0) -> VAEModule:
         likelihood=Normal(scale=truth.noise),
         latent_dim=truth.latent_dim,
     ).double()
+
+
+@pytest.fixture(name="exact_vae", scope="session")
+def _exact_vae():
+    return exact_vae

@@ -1,0 +1,195 @@
+"""A comparison as plain text: the leaderboard and the verdict, as the terminal prints them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentfit.comparison.result import Comparison, Row
+from latentfit.diagnosis.catalogue import finding_name, finding_sentence, plain, say
+from latentfit.diagnosis.findings import Finding
+from latentfit.report.verdict import units, verdict_lines
+
+#: share of rows with failed importance weights from which a row of the table is marked
+UNRELIABLE = 0.05
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    cells: list[str]
+    left: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(map(len, [self.heading, *self.cells]))
+
+    def lines(self) -> list[str]:
+        pad = str.ljust if self.left else str.rjust
+        return [pad(text, self.width) for text in (self.heading, *self.cells)]
+
+
+def as_text(
+    comparison: Comparison, *, lang: str | None = None, width: int = 80, ascii: bool = False
+) -> str:
+    """The leaderboard, its footnotes and the verdict.
+
+    Args:
+        lang: "en" or "vi"; the comparison's own by default.
+        width: characters a line may have; columns that do not fit are left out from the right.
+        ascii: +- for ± and so on, for consoles without utf-8.
+
+    Returns:
+        Lines of at most `width` characters.
+    """
+    lang = lang or comparison.setting.lang
+
+    def clean(text: str) -> str:
+        return plain(text) if ascii else text
+
+    parts = [leaderboard_text(comparison, lang=lang, width=width, ascii=ascii), ""]
+    for line in verdict_lines(comparison, lang):
+        parts += wrapped(clean(line), width)
+    return "\n".join(parts)
+
+
+def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 80, ascii: bool = False) -> str:
+    """The leaderboard alone: a caption, one line per row, and the footnotes that are needed."""
+
+    def clean(text: str) -> str:
+        return plain(text) if ascii else text
+
+    rows = comparison.rows
+    columns = [_Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)]
+    table = _fitting(columns, width)
+    unit = units(comparison, lang)["unit"]
+    caption = wrapped(clean(say("terminal.caption", lang, unit=unit)), width)
+    shown = {column.heading for column in columns[: _shown(columns, width)[0]]}
+    feet = [say("terminal.foot.recommended", lang)]
+    if any(row.is_bound for row in rows):
+        feet.append(say("terminal.foot.bound", lang))
+    if say("column.samples", lang) in shown:
+        feet.append(say("terminal.foot.samples", lang))
+    lines = [*caption, *table, *_joined([clean(foot) for foot in feet], width)]
+    worst = max((row.reliability for row in rows), default=0.0)
+    if worst > UNRELIABLE:
+        lines += wrapped(" " + clean(say("terminal.foot.unreliable", lang, share=worst)), width, indent="   ")
+    return "\n".join(lines)
+
+
+def findings_text(
+    findings: Sequence[Finding], *, lang: str = "en", width: int = 80, ascii: bool = False
+) -> str:
+    """One line per finding: what was looked at, what was found, how grave it is (right-aligned)."""
+    lines = []
+    names = [finding_name(finding, lang) for finding in findings]
+    first = 8 + max([10, *map(len, names)]) + 2
+    for name, finding in zip(names, findings, strict=True):
+        sentence, status = finding_sentence(finding, lang), say(f"status.{finding.status}", lang)
+        if ascii:
+            sentence, status = plain(sentence), plain(status)
+        head = f"{'':8}{name}".ljust(first)
+        body = textwrap.wrap(sentence, max(16, width - first - len(status) - 2)) or [""]
+        lines.append(f"{head}{body[0]}".ljust(width - len(status)) + status)
+        lines += [" " * first + more for more in body[1:]]
+    return "\n".join(lines)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """A sentence on lines of at most `width` characters; commands and names are not broken at hyphens."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    ) or [""]
+
+
+def aligned(pairs: Sequence[tuple[float, float] | None], *, ascii: bool = False) -> list[str]:
+    """Values with errors under each other, sign first, with as many decimals for all; None is the zero.
+
+    >>> aligned([(1.62, 0.21), None, (-12.3, 0.4)])
+    ['  +1.6 ± 0.2', '   0     -  ', ' -12.3 ± 0.4']
+    """
+    known = [pair for pair in pairs if pair is not None]
+    errors = [error for _, error in known if np.isfinite(error) and error > 0]
+    decimals = 2 if errors and min(errors) < 0.095 else 1
+    values = [f"{value:+.{decimals}f}" for value, _ in known]
+    spreads = [f"{error:.{decimals}f}" if np.isfinite(error) else "?" for _, error in known]
+    left, right = max([2, *map(len, values)]), max([1, *map(len, spreads)])
+    mark = "+-" if ascii else "±"
+    cells, position = [], 0
+    for pair in pairs:
+        if pair is None:
+            zero = "0" + " " * (decimals + 1)  # under the units of the other rows
+            cells.append(f" {zero:>{left}} {'':{len(mark)}} {'-':<{right}}")
+            continue
+        cells.append(f" {values[position]:>{left}} {mark} {spreads[position]:>{right}}")
+        position += 1
+    return cells
+
+
+def _columns(comparison: Comparison, lang: str) -> list[_Column]:
+    """All columns, the ones a narrow terminal misses least on the right."""
+    rows = comparison.rows
+    gains = aligned([None if row.gain is None else (row.gain.value, row.gain.std_error) for row in rows])
+    gains = [cell.strip() if len(rows) == 1 else cell[1:] for cell in gains]
+    marks = [_marks(comparison, row) for row in rows]
+    wide = max(map(len, marks))
+    gains = [f"{gain} {mark:<{wide}}" for gain, mark in zip(gains, marks, strict=True)]
+
+    def numbers(key: str, value: Callable[[Row], str]) -> _Column:
+        return _Column(say(f"column.{key}", lang), [value(row) for row in rows])
+
+    knn = numbers("knn", lambda row: "-" if row.knn is None else f"{row.knn:.2f}")
+    has_knn = any(row.knn is not None for row in rows)
+    by_embedding = comparison.recommendation.goal == "embedding"
+    columns = [
+        _Column(f" {say('column.method', lang)}", [f" {row.method}" for row in rows], left=True),
+        _Column(say("column.fitted", lang), [say(f"word.{row.fitted}", lang) for row in rows], left=True),
+        numbers("gain", lambda row: gains[rows.index(row)]),
+        *([knn] if has_knn and by_embedding else []),
+        numbers("log_px", lambda row: f"{row.log_px.value:.1f}"),
+        numbers("kl", lambda row: f"{row.kl:.1f}"),
+        numbers("units", lambda row: f"{row.active_units:.0f}"),
+        numbers("samples", lambda row: _short(row.samples)),
+        numbers("fit_s", lambda row: "<1" if row.fit_seconds < 1 else f"{row.fit_seconds:.0f}"),
+    ]
+    return [*columns, knn] if has_knn and not by_embedding else columns
+
+
+def _marks(comparison: Comparison, row: Row) -> str:
+    marks = "<" if row.key == comparison.recommendation.key else ""
+    return marks + ("b" if row.is_bound else "") + ("!" if row.reliability > UNRELIABLE else "")
+
+
+def _short(value: float) -> str:
+    """Three figures, at most two decimals."""
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _shown(columns: Sequence[_Column], width: int) -> tuple[int, int]:
+    """How many columns fit, and how far apart."""
+    for count in range(len(columns), 3, -1):
+        for gap in (2, 1):
+            if sum(column.width for column in columns[:count]) + gap * (count - 1) <= width:
+                return count, gap
+    return min(3, len(columns)), 1
+
+
+def _fitting(columns: Sequence[_Column], width: int) -> list[str]:
+    count, gap = _shown(columns, width)
+    cells = [column.lines() for column in columns[:count]]
+    return [(" " * gap).join(parts).rstrip() for parts in zip(*cells, strict=True)]
+
+
+def _joined(feet: Sequence[str], width: int) -> list[str]:
+    """Footnotes side by side where they fit."""
+    lines = [""]
+    for foot in feet:
+        longer = f"{lines[-1]}    {foot}" if lines[-1] else f" {foot}"
+        if len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(f" {foot}")
+    return [part for line in lines for part in wrapped(line, width, indent="   ")] if lines[0] else []

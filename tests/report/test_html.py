@@ -1,0 +1,282 @@
+"""The report: complete without script, offline, small, escaped, and honest about what it cannot show."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from latentfit.comparison.result import Comparison, Pictures
+from latentfit.diagnosis.catalogue import say
+from latentfit.diagnosis.findings import Finding
+from latentfit.errors import InputError
+from latentfit.report import render, report_png, verdict_lines, write
+
+EVIL = "<script>alert(1)</script>\"'&"
+
+
+class Page(HTMLParser):
+    """The tags, their attributes, the visible text, and the order of section ids and scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.stack: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("script", "style", "title"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.stack and self.stack[-1] == tag:
+            self.stack.pop()
+
+    def handle_data(self, data):
+        if not self.stack:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
+
+    def ids(self) -> list[str]:
+        return [a["id"] for tag, a in self.tags if tag == "section" and a.get("id")]
+
+
+def empty_pictures() -> Pictures:
+    none = np.empty(0)
+    return Pictures(none, none, none, none, {}, {}, {}, none, none, none, none, none)
+
+
+@pytest.fixture(scope="module")
+def html(digit_result) -> str:
+    return render(digit_result)
+
+
+def test_the_first_screens_need_no_script(html):
+    before_script = html[: html.index("<script")]
+    page = Page(before_script)
+    assert (
+        "N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use mixture trained jointly" in page.words
+    )
+    assert "On the 359 test images, opened once: +1.5 ± 0.2." in page.words
+    assert sum(a.get("class") == "tile" for _, a in page.tags) == 4
+    for value in (
+        "at least 0.9 ± 0.1 nats per image",
+        "6 % of the 14.2 nats",
+        "31 % → 2 %",
+        "0.41 → 0.22",
+        "24 s",
+    ):
+        assert value in page.words
+    grids = [
+        a["src"] for tag, a in page.tags if tag == "img" and (a.get("src") or "").startswith("data:image/png")
+    ]
+    assert len(grids) == 3
+    assert page.ids()[:4] == ["see", "error", "gains", "leaderboard"]
+    assert page.words.count("LF-") == 6
+
+
+def test_nothing_is_loaded_from_anywhere(html):
+    for tag, attributes in Page(html).tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name) or ""
+            assert not value or value.startswith(("data:", "#")), (tag, name, value[:60])
+    style = re.findall(r"<style>(.*?)</style>", html, flags=re.S)
+    assert not [s for s in style if "url(" in s or "@import" in s]
+    assert "default-src 'none'" in html
+
+
+def test_the_interactive_part_is_one_script_below_the_fold(html):
+    assert html.count("plotly.js v") <= 2
+    assert html.index("plotly.js v") > html.index("</main>")
+    assert len(html.encode()) < 8e6
+
+
+def test_the_largest_report_stays_under_eight_megabytes(digit_result):
+    noise = np.random.default_rng(0).random((600, 3, 96, 96))  # noise is what PNG cannot make smaller
+    p = replace(
+        digit_result.pictures,
+        null_samples=noise[:36],
+        best_samples=noise[36:72],
+        reconstructions=noise[:36],
+        originals=noise[:36],
+        map_images=noise,
+    )
+    big = replace(digit_result, pictures=p, setting=replace(digit_result.setting, data_shape=(3, 96, 96)))
+    assert len(render(big).encode()) < 8e6
+
+
+@pytest.mark.parametrize("lang", ["en", "vi"])
+def test_whatever_users_name_is_escaped(digit_result, lang):
+    evil_rows = [replace(r, method=EVIL, note=EVIL, command=EVIL) for r in digit_result.rows]
+    setting = replace(
+        digit_result.setting,
+        data=EVIL,
+        likelihood=EVIL,
+        base_measure=EVIL,
+        command=EVIL,
+        versions={EVIL: EVIL},
+    )
+    pictures = replace(
+        digit_result.pictures,
+        map_labels=np.array([EVIL, "b"] * 300),
+        map_axes=(EVIL, EVIL),
+        curves={EVIL: digit_result.pictures.curves["standard"]},
+    )
+    findings = [Finding(EVIL, "ok", {EVIL: EVIL}), Finding("LF-DECODER-01", "ok", {"likelihood": EVIL})]
+    evil = replace(digit_result, rows=evil_rows, setting=setting, pictures=pictures, findings=findings)
+    html = render(evil, lang=lang, title=EVIL)
+    assert "<script>alert" not in html
+    assert "alert(1)</script>" not in html
+    assert "onerror=" not in re.sub(r"<script>.*?</script>", "", html, flags=re.S)
+    clean = [tag for tag, _ in Page(render(digit_result, lang=lang)).tags if tag == "script"]
+    assert [tag for tag, _ in Page(html).tags if tag == "script"] == clean
+
+
+def test_data_is_shown_only_when_asked(digit_result):
+    for show in (False, None):
+        hidden = replace(digit_result, setting=replace(digit_result.setting, show_data=False))
+        html = render(hidden, show_data=show)
+        assert html.count("data:image/png") == 2  # what either prior draws; nothing made from a row
+        assert "show_data=True turns them on" in html
+        assert "This file contains 0 thumbnails of your data" in html
+    assert "This file contains 436 thumbnails of your data" in render(digit_result)
+
+
+def test_a_table_has_quantiles_instead_of_pictures(table_result):
+    page = Page(render(table_result))
+    assert "nats per row" in page.words
+    assert "column 5" in page.words
+    assert "One seed" in page.words
+    assert not [a for tag, a in page.tags if tag == "img" and (a.get("src") or "").startswith("data:image")]
+
+
+def test_sections_without_numbers_are_left_out(digit_result):
+    bare = replace(
+        digit_result, pictures=empty_pictures(), budget={}, findings=[], test_rows=[], holes=(np.nan, np.nan)
+    )
+    page = Page(render(bare))
+    assert page.ids() == ["gains", "leaderboard", "trust", "cost", "repeat", "glossary"]
+    assert "nan" not in page.words.split()
+    assert sum(a.get("class") == "tile" for _, a in page.tags) == 3
+
+
+def test_a_finding_the_catalogue_cannot_say_is_shown_by_its_numbers(digit_result):
+    odd = replace(digit_result, findings=[Finding("LF-PRIOR-01", "improve", {"surprise": 3})])
+    assert "surprise = 3" in Page(render(odd)).words
+
+
+def verdicts(result: Comparison) -> dict[str, Comparison]:
+    r = result.recommendation
+    keep = replace(r, key="standard", gain=None, test_gain=None, without_training=None)
+    frozen = [row for row in result.rows if row.fitted == "post hoc" or row.key == "standard"]
+    return {
+        "use": result,
+        "post hoc": replace(
+            result, recommendation=replace(r, key="mixture@standard", without_training="mixture@standard")
+        ),
+        "best": replace(result, recommendation=replace(r, key="realnvp")),
+        "other goal": replace(result, recommendation=replace(r, other_goals={"samples": "realnvp"})),
+        "no winner": replace(result, recommendation=replace(keep, verdict="no_clear_winner")),
+        "nothing": replace(result, recommendation=replace(keep, verdict="change_nothing")),
+        "frozen": replace(
+            result,
+            rows=frozen,
+            recommendation=replace(keep, verdict="change_nothing", best_key="realnvp@standard"),
+        ),
+        "alone": replace(
+            result,
+            rows=[result.null],
+            recommendation=replace(keep, verdict="change_nothing", best_key="standard"),
+        ),
+    }
+
+
+EXPECTED = {
+    "use": ["N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use `mixture` trained jointly, the smallest within "
+            "one standard error of the best (realnvp, +1.8 ± 0.2).",
+            "On the 359 test images, opened once: +1.5 ± 0.2.", "By sample quality the choice is the same.",
+            "No retraining? mixture post hoc, +0.8 ± 0.1."],
+    "post hoc": ["post hoc, without retraining"],
+    "best": ["the best of all that were tried"],
+    "other goal": ["By sample quality it would be `realnvp` (jointly)."],
+    "no winner": ["No clear winner: the best, realnvp, is +1.8 ± 0.2 nats per image", "1,078 training images are few; try: "
+                  "latentfit compare mnist --quick"],
+    "nothing": ["Keep N(0, I): no remedy wins enough to pay for the change"],
+    "frozen": ["nothing to win without training", "at least 0.9 ± 0.1"],
+    "alone": ["nothing to win without training"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_every_verdict_is_said_and_rendered(digit_result, case):
+    result = verdicts(digit_result)[case]
+    text = " ".join(verdict_lines(result))
+    for sentence in EXPECTED[case]:
+        assert sentence in text
+    assert len(verdict_lines(result, "vi")) == len(verdict_lines(result))
+    page = Page(render(result))
+    assert verdict_lines(result)[0].replace("`", "") in page.words.replace(" ,", ",").replace(" .", ".")
+    assert ("→" in page.words.split("See it")[0]) == (result.recommendation.key != "standard")
+
+
+def test_the_leaderboard_is_sortable_by_keyboard_and_has_every_column(digit_result):
+    page = Page(render(digit_result))
+    heads = [a for tag, a in page.tags if tag == "th" and a.get("scope") == "col"]
+    assert len(heads) == 2 * 12
+    assert [a["aria-sort"] for a in heads if "aria-sort" in a] == ["descending"]
+    with_labels = replace(digit_result, rows=[replace(r, knn=0.9) for r in digit_result.rows])
+    assert say("column.knn") in Page(render(with_labels)).words
+
+
+def test_the_vietnamese_report_says_nothing_in_english(digit_result):
+    page = Page(render(digit_result, lang="vi"))
+    assert ("html", {"lang": "vi"}) in page.tags
+    for key in (
+        "see.title",
+        "error.title",
+        "gain.title",
+        "table.title",
+        "map.title",
+        "trust.title",
+        "cost.title",
+    ):
+        assert say(f"report.{key}", "vi") in page.words
+        assert say(f"report.{key}") not in page.words
+
+
+def test_render_is_reproducible(digit_result):
+    assert render(digit_result) == render(digit_result)
+
+
+def test_an_unknown_language_is_refused(digit_result):
+    with pytest.raises(InputError, match="Unknown language 'de'"):
+        render(digit_result, lang="de")
+
+
+def test_write_replaces_the_file_whole(digit_result, tmp_path):
+    path = tmp_path / "run" / "report.html"
+    assert write(digit_result, path) == path
+    first = path.read_text(encoding="utf-8")
+    write(digit_result, path, lang="vi")
+    assert path.read_text(encoding="utf-8") != first
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    broken = replace(digit_result, rows=[])
+    with pytest.raises(StopIteration):
+        write(broken, path)
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("lang", ["en", "vi"])
+def test_the_card_is_1200_by_630(digit_result, table_result, tmp_path, lang):
+    for name, result in (("digits", digit_result), ("table", table_result)):
+        content = report_png(result, tmp_path / f"{name}.png", lang=lang).read_bytes()
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (1200, 630)
