@@ -110,7 +110,9 @@ def test_the_readmes_show_the_same_code() -> None:
 
 def small(code: str) -> str:
     """A README block with settings that take seconds instead of minutes: what is shown, only less of it."""
-    code = re.sub(r"n_seeds=\d+", "n_seeds=1, max_steps=60", code)
+    code = re.sub(r"n_seeds=\d+", "n_seeds=1, max_steps=60, methods='standard,mixture'", code)
+    code = code.replace("latents(mean, std=std)", "latents(mean, std=std, depth='quick')")
+    code = code.replace("fit(mean, std=std)", "fit(mean, std=std, max_steps=60)")
     return code.replace("random_state=0)", "random_state=0, max_steps=60)")
 
 

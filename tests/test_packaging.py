@@ -99,7 +99,7 @@ def test_a_wheel_builds_and_holds_all_files(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert source - inside == set()
-    assert {"latentfit/py.typed", "latentfit/cli.py"} <= inside
+    assert "latentfit/py.typed" in inside
     assert any(name.startswith("latentfit/report/templates/") for name in inside)
     assert any(name.endswith("licenses/LICENSE") for name in inside)
     foreign = {

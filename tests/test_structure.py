@@ -175,7 +175,7 @@ def test_one_file_is_one_thing(path: Path) -> None:
 
 def test_no_pickle_is_ever_loaded() -> None:
     forbidden = re.compile(
-        r"\b(torch\.load|joblib\.load|pickle\.loads?|read_pickle|Unpickler)\s*\(|allow_pickle\s*=\s*True"
+        r"(?<!safetensors\.)\b(torch\.load|joblib\.load|pickle\.loads?|read_pickle|Unpickler)\s*\(|allow_pickle\s*=\s*True"
         r"|^\s*(import|from)\s+(c?[Pp]ickle|dill|cloudpickle|shelve|marshal)\b",
         re.MULTILINE,
     )
@@ -187,6 +187,7 @@ def test_no_pickle_is_ever_loaded() -> None:
     assert hits == []
     assert forbidden.search("x = np.load(f, allow_pickle=True)")  # the pattern itself can fail
     assert forbidden.search("from pickle import loads")
+    assert forbidden.search("torch.load(f)")
 
 
 def test_nothing_is_switched_globally() -> None:

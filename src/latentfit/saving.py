@@ -321,7 +321,8 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)  # a length of 1 may have stride 0
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

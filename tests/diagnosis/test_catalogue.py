@@ -140,9 +140,9 @@ def test_vietnamese_keeps_the_decimal_point_and_names_the_english_term():
 def test_errors_say_what_is_known():
     with pytest.raises(InputError, match=r"Unknown language 'fr'; Latentfit speaks: en, vi\."):
         say("unit.image", "fr")
-    with pytest.raises(InputError, match="No sentence 'unit.imagee'"):
+    with pytest.raises(InputError, match=r"No sentence 'unit\.imagee'"):
         say("unit.imagee")
-    with pytest.raises(InputError, match="needs the parameter 'units'; got: n"):
+    with pytest.raises(InputError, match=r"needs the parameter 'units'; got: n"):
         say("verdict.test", n=3)
     with pytest.raises(InputError, match="cannot be filled"):
         say("verdict.test", n="three", units="rows", gain=GAP)

@@ -25,7 +25,7 @@ class Affine(nn.Module):
 
 
 def exact_vae(truth: LinearGaussian, std_factor: float = 1.0) -> VAEModule:
-    """The truth's decoder with its optimal diagonal encoder, whose std is multiplied by `std_factor`; float64."""
+    """The truth's decoder with its optimal diagonal encoder, its std times `std_factor`; float64."""
     gain = truth.posterior_covariance @ truth.weight.T / truth.noise**2  # (K, D)
     log_variance = (std_factor**2 * truth.optimal_variance).log()
     return VAEModule(

@@ -32,7 +32,7 @@ def test_the_mixture_integrates_to_one_and_scores_its_own_draws(full, correlated
     codes = Codes(mean, std, scale_tril=tril if correlated else None)
     proposal = moved(full)
     n = 200_000
-    z, log_e = proposal.draw(codes, RowNoise(1, 0).draw(slice(0, 1), n, (2,), mean))
+    z, log_e = proposal.draw(proposal.frame(codes), RowNoise(1, 0).draw(slice(0, 1), n, (2,), mean))
     # E_e[u / e] = integral of u, for a u inside e's support: a wide normal's mass is 1
     target = torch.distributions.MultivariateNormal(z.mean((0, 1)), 0.5 * torch.cov(z[:, 0].T))
     weight = (target.log_prob(z[:, 0]) - log_e[:, 0]).exp()
@@ -52,7 +52,8 @@ def test_strata_add_up_and_a_single_draw_is_narrow():
 
 def test_it_starts_as_the_encoder():
     codes = Codes(torch.randn(4, 3), torch.rand(4, 3) + 0.1)
-    z, log_e = Proposal(3, wide_share=0.0).draw(codes, torch.randn(4, 6, 3))
+    proposal = Proposal(3, wide_share=0.0)
+    z, log_e = proposal.draw(proposal.frame(codes), torch.randn(4, 6, 3))
     expected = torch.distributions.Normal(codes.mean, codes.std).log_prob(z).sum(-1)
     torch.testing.assert_close(log_e, expected, rtol=1e-4, atol=1e-4)
 
@@ -69,7 +70,8 @@ def test_refitted_after_a_prior_swap_it_is_exact_again(exact_vae):
     variance = prior.variance().diag()
     exact = torch.distributions.MultivariateNormal(
         truth.weight @ prior.mean.detach() + truth.bias,
-        truth.weight @ variance.detach() @ truth.weight.T + truth.noise**2 * torch.eye(5, dtype=torch.float64),
+        truth.weight @ variance.detach() @ truth.weight.T
+        + truth.noise**2 * torch.eye(5, dtype=torch.float64),
     ).log_prob(x[:50])
     again = fit_proposal(vae, x, warm_start=first)
     result = log_likelihood(vae, x[:50], proposal=again, n_importance_samples=200)

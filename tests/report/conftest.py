@@ -135,7 +135,7 @@ def digit_pictures() -> Pictures:
         map_best=codes[rng.integers(0, 600, 400)] + 0.12 * rng.normal(size=(400, 2)),
         map_labels=labels,
         map_images=images[:600],
-        map_axes=("first principal axis", "second principal axis"),
+        map_axes=("1", "2"),
         hole_codes=rng.normal(-18, 2.2, 600),
         hole_null=rng.normal(-24, 3.5, 600),
         hole_best=rng.normal(-18.3, 2.4, 600),

@@ -144,7 +144,10 @@ def test_data_is_shown_only_when_asked(digit_result):
     for show in (False, None):
         hidden = replace(digit_result, setting=replace(digit_result.setting, show_data=False))
         html = render(hidden, show_data=show)
-        assert html.count("data:image/png") == 2  # what either prior draws; nothing made from a row
+        assert '"images": []' in html
+        assert (
+            html.split("<script")[0].count("data:image/png") == 2
+        )  # what either prior draws; nothing made from a row
         assert "show_data=True turns them on" in html
         assert "This file contains 0 thumbnails of your data" in html
     assert "This file contains 436 thumbnails of your data" in render(digit_result)
@@ -200,15 +203,16 @@ def verdicts(result: Comparison) -> dict[str, Comparison]:
 
 
 EXPECTED = {
-    "use": ["N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use `mixture` trained jointly, the smallest within "
-            "one standard error of the best (realnvp, +1.8 ± 0.2).",
+    "use": ["N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use `mixture` trained jointly, the "
+            "smallest within one standard error of the best (realnvp, +1.8 ± 0.2).",
             "On the 359 test images, opened once: +1.5 ± 0.2.", "By sample quality the choice is the same.",
             "No retraining? mixture post hoc, +0.8 ± 0.1."],
     "post hoc": ["post hoc, without retraining"],
     "best": ["the best of all that were tried"],
     "other goal": ["By sample quality it would be `realnvp` (jointly)."],
-    "no winner": ["No clear winner: the best, realnvp, is +1.8 ± 0.2 nats per image", "1,078 training images are few; try: "
-                  "latentfit compare mnist --quick"],
+    "no winner": ["No clear winner: the best, realnvp, is +1.8 ± 0.2 nats per image",
+                  "1,078 training images are few; "
+                  "try: latentfit compare mnist --quick"],
     "nothing": ["Keep N(0, I): no remedy wins enough to pay for the change"],
     "frozen": ["nothing to win without training", "at least 0.9 ± 0.1"],
     "alone": ["nothing to win without training"],
@@ -250,6 +254,14 @@ def test_the_vietnamese_report_says_nothing_in_english(digit_result):
     ):
         assert say(f"report.{key}", "vi") in page.words
         assert say(f"report.{key}") not in page.words
+
+
+def test_failed_importance_weights_are_said_under_the_headline(digit_result):
+    rows = [replace(r, reliability=0.96) for r in digit_result.rows]
+    html = render(replace(digit_result, rows=rows))
+    top = Page(html[: html.index('class="tiles"')]).words
+    assert "unreliable for 96 % of the rows: log p(x) is too low there" in top
+    assert "unreliable for" not in Page(render(digit_result)).words
 
 
 def test_render_is_reproducible(digit_result):

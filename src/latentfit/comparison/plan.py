@@ -19,6 +19,7 @@ from latentfit.data.batch import Batch
 from latentfit.data.prepared import PreparedData
 from latentfit.errors import InputError
 from latentfit.model import RECIPE
+from latentfit.training import Recipe
 from latentfit.training.rng import isolated_rng
 
 Goal = Literal["likelihood", "samples", "embedding"]
@@ -57,7 +58,7 @@ class Options:
     max_steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
-    n_importance_samples: int = 500
+    n_importance_samples: int = 300
     max_minutes: float | None = None
     quick: bool = False
     random_state: int = 0
@@ -172,6 +173,7 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         "precision": options.precision,
         "max_steps": options.max_steps or default_steps(n_train, batch_size, options.quick),
     }
+    Recipe(**recipe).torch_device()  # a bad value is refused here, before anything is written, not in a worker
     settings: dict[str, Any] = {
         "data": data_fingerprint,
         "random_state": options.random_state,
@@ -198,8 +200,8 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
 
 
 def default_steps(n_train: int, batch_size: int, quick: bool) -> int:
-    """Forty passes over the data, within 2,000 and 20,000 steps; `quick` a third of that, at least 1,000."""
-    steps = int(np.clip(40 * n_train / batch_size, 2_000, 20_000))
+    """Forty passes over the data, within 1,500 and 20,000 steps; `quick` a third of that, at least 1,000."""
+    steps = int(np.clip(40 * n_train / batch_size, 1_500, 20_000))
     return max(1_000, steps // 3) if quick else steps
 
 

@@ -207,9 +207,12 @@ class Comparison:
 
     def report(self, path: str | Path, *, lang: str | None = None, title: str | None = None) -> Path:
         """Write the report, one offline HTML file, and `report.png` beside it; returns its path."""
-        from latentfit.report import write
+        from latentfit.report import report_png, write
 
-        return write(self, Path(path), lang=lang or self.setting.lang, title=title)
+        lang = lang or self.setting.lang
+        page = write(self, Path(path), lang=lang, title=title)
+        report_png(self, page.with_suffix(".png"), lang=lang)
+        return page
 
     def to_json(self) -> str:
         """All numbers, without the pictures' arrays."""

@@ -149,7 +149,11 @@ def compare(
     _run(plan.second, folder, backend, n_workers, listener, done, plan)
     listener.stage(3, plan, None)
     found = gather(folder, plan, {**facts, "seconds": time.perf_counter() - started})
+    found = dataclasses.replace(found, folder=folder)
     found.write(folder)
+    from latentfit.report.outputs import finish
+
+    finish(found, folder, lang)
     return found
 
 

@@ -16,6 +16,7 @@ from latentfit.data.noise import Binarise, Dequantise, binarise_once, dequantise
 from latentfit.data.rows import Prepare
 from latentfit.data.transforms import LogStandardise, Standardise, Transform, resolution
 from latentfit.errors import InputError
+from latentfit.registry import registry
 
 #: names accepted for a likelihood; a configuration holds the name on the right
 _CANONICAL = {"gaussian": "normal", "nb": "negative_binomial", "discretized_logistic": "discretised_logistic"}
@@ -121,9 +122,10 @@ def prepare_data(
         preprocess = Standardise(data_shape, per_column=not seen.is_image).fit(scored[rows])
         args = _normal_args(args, scored[rows], preprocess, seen)
     elif name in _COUNTS:
-        encoder_input = LogStandardise(data_shape).fit(values[rows])
         if len(data_shape) == 1 and name != "poisson":
             args = {"n_columns": data_shape[0], **args}
+        registry.build("likelihood", {"name": name, "args": args}).check(values)  # says what it takes instead
+        encoder_input = LogStandardise(data_shape).fit(values[rows])
     elif name in _CEILING:
         key, offset = _CEILING[name]
         args = {key: int(seen.maximum) + offset, **args}

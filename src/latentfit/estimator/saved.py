@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from sklearn.utils.validation import check_is_fitted
@@ -84,10 +85,10 @@ def load(directory: str | Path, *, map_location: str | torch.device = "cpu", **e
         return component
     try:
         return _estimator_from_json(stored, component)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise SavedFileError(
-            f"{Path(directory) / saving.CONFIG} is damaged (its entry 'estimator': {error})."
-        ) from error
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        detail = " ".join(str(error).split())[:160]
+        path = Path(directory) / saving.CONFIG
+        raise SavedFileError(f"{path} is damaged (its entry 'estimator': {detail}).") from error
 
 
 def _estimator_config(vae: VAE) -> dict[str, Any]:

@@ -135,11 +135,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         data_shape = tuple(data.x.shape[1:])
         numel = math.prod(data_shape)
-        steps = self.max_steps or default_steps(len(train), self.batch_size, quick=False)
+        batch_size, max_steps = plain(self.batch_size), plain(self.max_steps)
+        recipe = dataclasses.replace(RECIPE, batch_size=batch_size)
         recipe = dataclasses.replace(
-            RECIPE,
-            max_steps=plain(steps),
-            batch_size=plain(self.batch_size),
+            recipe,
+            max_steps=default_steps(len(train), batch_size, quick=False) if max_steps is None else max_steps,
             learning_rate=RECIPE.learning_rate if self.learning_rate is None else self.learning_rate,
             device=self.device,
             precision=self.precision,  # type: ignore[arg-type]  # checked by the recipe
@@ -297,7 +297,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(
                 "VAE takes bare rows; for a context, a mask or weights use VAEModule and latentfit.fit."
             )
-        x = as_batch(X, min_rows=2 if reset else 1).x.cpu().numpy()
+        numbers = X.astype(np.float64) if isinstance(X, np.ndarray) and X.dtype == object else X
+        x = np.ascontiguousarray(as_batch(numbers, min_rows=2 if reset else 1).x.cpu().numpy())
         if str(getattr(X, "dtype", "")).removeprefix("torch.") == "uint8":
             x = x.astype(np.uint8)
         if x.ndim == 2:
@@ -333,7 +334,11 @@ def _check(module: VAEModule, x: Tensor) -> None:
 def _seed(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, int | np.integer) and random_state >= 0:
         return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    raise InputError(
+        f"random_state must be an int of at least 0, a RandomState or None, got {random_state!r}."
+    )
 
 
 def plain(value: Any) -> Any:

@@ -13,6 +13,8 @@ from latentfit.model.vae import VAEModule
 
 #: antithetic pairs per step, and Adam's peak rate in units of the proposal's own scale
 PAIRS, RATE = 2, 0.05
+#: steps whose noise judges whether a row's refinement is kept
+JUDGED = 4
 
 
 def refine(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Frame:
@@ -35,68 +37,64 @@ def refine(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Frame:
         The refined frame; a row whose ELBO did not improve keeps its own.
     """
     steps, n_rows, _, dim = eps.shape
-    scale = _matrix(frame)  # (R, D, D) or (R, D)
-    full = scale.dim() == 3
     with torch.inference_mode(False), torch.enable_grad():
-        base = Frame(*(value.detach().clone() for value in (frame.location, scale, frame.shared, frame.log_det)))
+        base = _plain(frame)
+        full = base.own.dim() == 3
         shift = torch.zeros_like(base.location).requires_grad_()
         log_diagonal = torch.zeros_like(base.location).requires_grad_()
-        lower = torch.zeros(n_rows, dim, dim if full else 0).to(base.location).requires_grad_()
+        lower = base.location.new_zeros(n_rows, dim, dim if full else 0).requires_grad_()
         parameters = [shift, log_diagonal, *([lower] if full else [])]
         optimiser = torch.optim.Adam(parameters, lr=RATE, betas=(0.9, 0.99))
         for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-            current = _compose(base, shift, log_diagonal, lower)
-            loss = _loss(vae, batch, current, eps[step].clone()).sum()
+            optimiser.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            loss = -_elbo(vae, batch, _compose(base, shift, log_diagonal, lower), eps[step].clone()).sum()
             gradients = torch.autograd.grad(loss, parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
             optimiser.step()
-        refined = _compose(base, shift.detach(), log_diagonal.detach(), lower.detach())
-    start = Frame(base.location, scale, _unit(base), base.log_det)
-    judge = eps[-1]
     with torch.no_grad():
-        better = _value(vae, batch, refined, judge) > _value(vae, batch, start, judge)
-    pick = better.view(-1, *[1] * (scale.dim() - 1))
-    return Frame(
-        torch.where(better.unsqueeze(1), refined.location, base.location),
-        torch.where(pick, refined.own, scale),
-        _unit(base),
-        torch.where(better, refined.log_det, base.log_det),
-    )
+        refined = _compose(base, shift, log_diagonal, lower)
+        judge = eps[:JUDGED].transpose(0, 1).flatten(1, 2)  # (R, JUDGED * PAIRS, D)
+        better = _elbo(vae, batch, refined, judge) > _elbo(vae, batch, base, judge)
+        pick = better.view(-1, *[1] * (base.own.dim() - 1))
+        return Frame(
+            torch.where(better.unsqueeze(1), refined.location, base.location),
+            torch.where(pick, refined.own, base.own),
+            base.shared,
+            torch.where(better, refined.log_det, base.log_det),
+        )
 
 
-def _matrix(frame: Frame) -> Tensor:
-    """S of each row: (R, D, D) where any part is a matrix, else its diagonal (R, D)."""
-    own, shared = frame.own, frame.shared
+def _plain(frame: Frame) -> Frame:
+    """The same frame with all of S in `own`: (R, D, D) where any part of it is a matrix, else (R, D)."""
+    own, shared = frame.own.detach().clone(), frame.shared.detach().clone()
     if own.dim() == 3:
-        return own @ shared if shared.dim() == 2 else own * shared
-    return own.unsqueeze(-1) * shared if shared.dim() == 2 else own * shared
-
-
-def _unit(frame: Frame) -> Tensor:
-    return torch.ones_like(frame.location[0])
+        own = own @ shared if shared.dim() == 2 else own * shared
+    else:
+        own = own.unsqueeze(-1) * shared if shared.dim() == 2 else own * shared
+    location = frame.location.detach().clone()
+    return Frame(location, own, torch.ones_like(location[0]), frame.log_det.detach().clone())
 
 
 def _compose(base: Frame, shift: Tensor, log_diagonal: Tensor, lower: Tensor) -> Frame:
     scale = base.own
     log_det = base.log_det + log_diagonal.sum(-1)
     if scale.dim() == 2:
-        return Frame(base.location + scale * shift, scale * log_diagonal.exp(), _unit(base), log_det)
+        return Frame(base.location + scale * shift, scale * log_diagonal.exp(), base.shared, log_det)
     factor = lower.tril(-1) + torch.diag_embed(log_diagonal.exp())
     location = base.location + (scale @ shift.unsqueeze(-1)).squeeze(-1)
-    return Frame(location, scale @ factor, _unit(base), log_det)
+    return Frame(location, scale @ factor, base.shared, log_det)
 
 
-def _draws(frame: Frame, eps: Tensor, shape: torch.Size) -> Tensor:
-    placed = frame.place(torch.cat([eps, -eps], dim=1)).transpose(0, 1)  # (2 n, R, D)
-    return placed.reshape(*placed.shape[:2], *shape)
+def _elbo(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Tensor:
+    """The ELBO of each row up to a constant, by antithetic draws eps (R, n, D): (R,), nats.
 
-
-def _value(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Tensor:
-    return log_joint(vae, batch, _draws(frame, eps, vae.event_shape)).mean(0) + frame.log_det
-
-
-def _loss(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Tensor:
-    return -_value(vae, batch, frame, eps)
+    Its gradient is the path derivative (Roeder et al. 2017, arXiv 1703.09194), which has no noise at the optimum.
+    """
+    u = torch.cat([eps, -eps], dim=1)
+    placed = frame.place(u).transpose(0, 1)  # (2 n, R, D)
+    value = log_joint(vae, batch, placed.reshape(*placed.shape[:2], *vae.event_shape)).mean(0) + frame.log_det
+    if not value.requires_grad:
+        return value
+    along = (placed * frame.slope(u).transpose(0, 1)).sum(-1).mean(0)
+    return value - (frame.log_det - frame.log_det.detach()) - (along - along.detach())

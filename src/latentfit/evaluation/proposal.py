@@ -40,6 +40,10 @@ class Frame:
     shared: Tensor
     log_det: Tensor
 
+    def __getitem__(self, rows: slice) -> Frame:
+        """The proposals of some rows."""
+        return Frame(self.location[rows], self.own[rows], self.shared, self.log_det[rows])
+
     def place(self, u: Tensor) -> Tensor:
         """m + S u: (N, n, D) -> (N, n, D)."""
         turned = u @ self.shared.T if self.shared.dim() == 2 else u * self.shared
@@ -129,11 +133,11 @@ class Proposal(nn.Module):
         scale = torch.where(self.fixed_scale.isnan(), scale, self.fixed_scale)
         return Frame(location, scale, shared, self.log_scale.sum() + scale.log().sum(-1))
 
-    def draw(self, codes: Codes, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Stratified draws: eps (N, n, D) standard normal -> z (n, N, *event_shape), log e(z|x) (n, N)."""
+    def draw(self, frame: Frame, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Stratified draws around the rows' proposals: eps (N, n, D) standard normal -> z (n, N, *event_shape), log e(z|x) (n, N)."""
         n = eps.shape[1]
         narrow, wide = self.strata(n)
-        frame, u = self.frame(codes), eps
+        u = eps
         if wide:
             u = torch.cat([eps[:, :narrow], self.width * eps[:, narrow:]], dim=1)
         z = frame.place(u).transpose(0, 1).reshape(n, len(u), *self.event_shape)
@@ -334,7 +338,7 @@ def _choose_width(vae: VAEModule, proposal: Proposal, batch: Batch, codes: Codes
     sizes = []
     for width in WIDTHS:
         proposal.width.fill_(width)
-        z, log_e = proposal.draw(codes, eps)
+        z, log_e = proposal.draw(proposal.frame(codes), eps)
         log_w = (log_joint(vae, batch, z) - log_e).double()
         sizes.append(float((2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).mean()))
     enough = max(sizes) - 0.05

@@ -29,7 +29,7 @@ RECIPE = Recipe(
     schedule="one_cycle",
     clip_norm=50.0,
     ema_decay=0.99,
-    patience=8,
+    patience=5,
 )
 
 
@@ -164,6 +164,8 @@ def _freeze_scale(module: VAEModule, data: Batch, prepare: Callable[[Batch], Bat
     part = part if prepare is None else prepare(part)
     training = module.training
     module.eval()
-    mean, _ = module.encode(part).moments()
-    module.likelihood.freeze_scale(_scored(module, part), module.decode(mean, part.context))
+    # the residuals at draws of z, as the ELBO sees them: at the posterior's mean they would be too small
+    generator = torch.Generator(part.x.device).manual_seed(0)
+    z, _ = module.encode(part).rsample_with_log_prob(1, generator)
+    module.likelihood.freeze_scale(_scored(module, part), module.decode(z[0], part.context))
     module.train(training)

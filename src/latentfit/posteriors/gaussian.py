@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from latentfit.model.contracts import LOG_2PI, LatentDistribution
+from latentfit.model.contracts import LOG_2PI, LatentDistribution, Prior
 from latentfit.posteriors.noise import standard_normal
 
 
@@ -44,6 +44,9 @@ class DiagonalGaussian(LatentDistribution):
 
     def cache(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "std": self.std}
+
+    def kl(self, prior: Prior) -> Tensor | None:
+        return prior.analytic_kl(self.mean, self.std)
 
     def _log_normaliser(self) -> Tensor:
         """The log-density at the mean: (N,)."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from latentfit import saving
+from latentfit.errors import InputError
 from latentfit.model.contracts import Prior, Shape
 from latentfit.priors.defensive import DefensiveMixture
 from latentfit.priors.empirical import EmpiricalPrior
@@ -51,6 +56,25 @@ def create(name: str, latent_dim: Shape | None = None, **arguments: Any) -> Prio
     return prior
 
 
+def load(directory: str | Path, *, map_location: str | torch.device = "cpu", **externals: Any) -> Prior:
+    """The prior of a folder that `latentfit.save` wrote.
+
+    Args:
+        directory: the folder.
+        map_location: the device.
+        **externals: your own modules by the name config.json gives them.
+
+    Raises:
+        InputError: the folder holds something else, or a module of your own is needed and not given.
+        SavedFileError: a missing or damaged file, another program's folder, or a newer format.
+    """
+    family = saving.read_config(directory)["family"]
+    if family != "prior":
+        raise InputError(f"{directory} holds a {family}, not a prior; latentfit.load(...) reads it.")
+    prior: Prior = saving.load_component(directory, map_location=map_location, **externals)
+    return prior
+
+
 __all__ = [
     "DefensiveMixture",
     "EmpiricalPrior",
@@ -62,5 +86,6 @@ __all__ = [
     "StandardNormalPrior",
     "as_prior",
     "create",
+    "load",
     "names",
 ]

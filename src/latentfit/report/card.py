@@ -9,12 +9,12 @@ from typing import Any
 from latentfit.evaluation.estimate import Estimate
 
 _LOAD = {
-    "prior": 'import latentfit as lf\n\nprior = lf.priors.load("{path}")\nz = prior.sample(64)  # codes for your decoder',
+    "prior": 'import latentfit as lf\n\nprior = lf.priors.load("{path}")\nz = prior.sample(64)',
     "vae": 'import latentfit as lf\n\nvae = lf.load("{path}")\nx = vae.sample(64)',
 }
 #: facts -> their words in the table, in this order; every other fact is left out
 _NUMBERS = {
-    "log_px": "log p(x) on test rows, nats per row",
+    "log_px": "log p(x), nats per row",
     "gain": "gain on N(0, I), nats per row",
     "prior_gap": "prior gap, nats per row, at least",
     "inference_gap": "inference gap, nats per row",
@@ -48,7 +48,8 @@ def card(component_config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     Returns:
         Markdown; a fact that is missing has no line.
 
-    >>> text = card({"name": "mixture", "args": {}}, {"kind": "prior", "gain": Estimate(1.62, 0.2, (1.2, 2.0))})
+    >>> gain = Estimate(1.62, 0.2, (1.2, 2.0))
+    >>> text = card({"name": "mixture", "args": {}}, {"kind": "prior", "gain": gain})
     >>> text.splitlines()[0], "1.6 ± 0.2" in text
     ('# mixture', True)
     """

@@ -1,8 +1,10 @@
 """The report's line figures as inline SVG, drawn from numbers only.
 
-Every function returns one `<svg>` of the given width. Colours are CSS classes of the page (`null`, `best`, `mute`),
-so the figures follow light, dark and print; text is escaped here.
+Every function returns one `<svg>` of the given width. Colours are CSS classes of the page (`null`, `best`,
+`mute`), so the figures follow light, dark and print; text is escaped here.
 """
+
+# ruff: noqa: E501  (an SVG element stands on one line)
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
         return [low]
     raw = span / n
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.95)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.85)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(k * step, 10) + 0.0 for k in range(first, last + 1)]
@@ -83,13 +85,13 @@ def budget(parts: Sequence[tuple[str, str, Estimate, str]], axis: str, width: in
 
 
 def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> str:
-    """Dot-and-interval plot of the gain per row: band = one standard error of the best, recommended one filled."""
+    """Dot and interval of the gain per row; band = one standard error of the best, the recommended one filled."""
     narrow = width < 500
     pitch, top = (46, 30) if narrow else (32, 30)
     left, right = (12, width - 52) if narrow else (268, width - 66)
     known = [m.estimate for m in marks if m.estimate is not None]
     values = [0.0, *(e.value for e in known)]
-    spread = max(values) - min(values) or 1.0
+    spread = max(max(values) - min(values), 1e-9)
     ends = [v for e in known if _finite(e) for v in e.interval]
     low = max(min([*values, *ends]), min(values) - spread) - 0.04 * spread
     high = min(max([*values, *ends]), max(values) + spread) + 0.04 * spread
@@ -113,7 +115,7 @@ def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> s
         name += f'<tspan class="tick" dx="7">{_text(mark.detail)}</tspan>'
         svg.append(f'<text x="{2}" y="{y - 14 if narrow else y + 4}">{name}</text>')
         svg.append(
-            f'<text x="{width - 2}" y="{y + 4}" class="num" text-anchor="end">{_seconds(mark.seconds)}</text>'
+            f'<text x="{width - 2}" y="{y + 4}" class="num" text-anchor="end">{_text(_seconds(mark.seconds))}</text>'
         )
         if mark.estimate is None:
             svg.append(f'<path d="M{zero:.1f} {y - 6}l6 6l-6 6l-6 -6z" class="diamond"/>')
@@ -129,7 +131,7 @@ def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> s
 def curves(
     series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, width: int
 ) -> str:
-    """Lines (label, x, y, CSS class), labelled at their right end; what lies above their first fifth's end is cut."""
+    """Lines (label, x, y, CSS class), labelled at their right end; what is above the first fifth's end is cut."""
     left, right, top, bottom = 48, width - 104, 14, 230
     every = np.concatenate([y[np.isfinite(y)] for _, _, y, _ in series])
     ends = [float(y[np.isfinite(y)][-1]) for _, _, y, _ in series]
@@ -224,7 +226,7 @@ def quantile_panel(name: str, real: np.ndarray, null: np.ndarray, best: np.ndarr
 
 
 def scatter(
-    codes: np.ndarray, draws: Sequence[tuple[np.ndarray, str]], axes: tuple[str, str], width: int = 426
+    codes: np.ndarray, draws: Sequence[tuple[np.ndarray, str]], axes: tuple[str, ...], width: int = 426
 ) -> str:
     """The map without script: codes (n, 2) as dots, each set of draws (n, 2) as crosses of its CSS class."""
     every = np.concatenate([codes, *(d for d, _ in draws)])
@@ -298,7 +300,7 @@ def _svg(width: int, height: int, parts: list[str], label: str) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 9.5 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 9.5 else f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 
 def _finite(estimate: Estimate) -> bool:

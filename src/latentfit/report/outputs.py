@@ -1,4 +1,4 @@
-"""What a finished comparison leaves in its folder for people: the table, the report, the recommended model."""
+"""What a finished comparison leaves in its folder for people: table, report, recommended model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from latentfit.report.html import report_png, write
 def finish(comparison: Comparison, folder: str | Path, lang: str | None = None) -> None:
     """Write `leaderboard.csv`, `best/`, `report.html` and `report.png` into a run's folder.
 
-    `best/` is the recommended row's model of the first seed; for a post hoc row the N(0, I) model with the fitted
-    prior in place.
+    `best/` is the recommended row's model of the first seed; for a post hoc row the N(0, I) model with the
+    fitted prior in place.
 
     Raises:
         SavedFileError: a job's model is damaged, or the folder cannot be written.

@@ -32,9 +32,7 @@ class _Column:
         return [pad(text, self.width) for text in (self.heading, *self.cells)]
 
 
-def as_text(
-    comparison: Comparison, *, lang: str | None = None, width: int = 80, ascii: bool = False
-) -> str:
+def as_text(comparison: Comparison, *, lang: str | None = None, width: int = 80, ascii: bool = False) -> str:
     """The leaderboard, its footnotes and the verdict.
 
     Args:
@@ -56,14 +54,18 @@ def as_text(
     return "\n".join(parts)
 
 
-def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 80, ascii: bool = False) -> str:
+def leaderboard_text(
+    comparison: Comparison, *, lang: str = "en", width: int = 80, ascii: bool = False
+) -> str:
     """The leaderboard alone: a caption, one line per row, and the footnotes that are needed."""
 
     def clean(text: str) -> str:
         return plain(text) if ascii else text
 
     rows = comparison.rows
-    columns = [_Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)]
+    columns = [
+        _Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)
+    ]
     table = _fitting(columns, width)
     unit = units(comparison, lang)["unit"]
     caption = wrapped(clean(say("terminal.caption", lang, unit=unit)), width)
@@ -114,7 +116,7 @@ def aligned(pairs: Sequence[tuple[float, float] | None], *, ascii: bool = False)
     known = [pair for pair in pairs if pair is not None]
     errors = [error for _, error in known if np.isfinite(error) and error > 0]
     decimals = 2 if errors and min(errors) < 0.095 else 1
-    values = [f"{value:+.{decimals}f}" for value, _ in known]
+    values = [_signed(value, decimals) for value, _ in known]
     spreads = [f"{error:.{decimals}f}" if np.isfinite(error) else "?" for _, error in known]
     left, right = max([2, *map(len, values)]), max([1, *map(len, spreads)])
     mark = "+-" if ascii else "±"
@@ -161,6 +163,12 @@ def _columns(comparison: Comparison, lang: str) -> list[_Column]:
 def _marks(comparison: Comparison, row: Row) -> str:
     marks = "<" if row.key == comparison.recommendation.key else ""
     return marks + ("b" if row.is_bound else "") + ("!" if row.reliability > UNRELIABLE else "")
+
+
+def _signed(value: float, decimals: int) -> str:
+    """With its sign, but for what rounds to zero."""
+    text = f"{value:+.{decimals}f}"
+    return text if text.strip("+-0.") else text[1:]
 
 
 def _short(value: float) -> str:

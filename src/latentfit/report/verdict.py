@@ -41,7 +41,7 @@ def verdict_lines(comparison: Comparison, lang: str = "en") -> list[str]:
 
 
 def evidence(comparison: Comparison, lang: str = "en") -> list[str]:
-    """What stands under the headline: the test rows, the other goals, the way without retraining, the caveats."""
+    """What stands under the headline: test rows, other goals, the way without retraining, caveats."""
     setting, verdict, row = comparison.setting, comparison.recommendation, comparison.recommended
     words = units(comparison, lang)
     lines = []

@@ -1,0 +1,254 @@
+"""Commands on one model: train, sample, encode, evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentfit.cli.options import (
+    AsJson,
+    BatchSize,
+    Config,
+    Data,
+    DataDir,
+    Device,
+    LatentDim,
+    LearningRate,
+    Likelihood,
+    MaxSteps,
+    Network,
+    Output,
+    Run,
+    Seed,
+    check_run,
+)
+from latentfit.cli.program import app
+from latentfit.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from latentfit.data.batch import Batch
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="the model's folder", show_default=False)],
+    method: Annotated[str, typer.Option(help="a name of `latentfit methods`")] = "standard",
+    likelihood: Likelihood = None,
+    latent_dim: LatentDim = None,
+    network: Network = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    device: Device = "cpu",
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace the model in the folder")] = False,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    config: Config = None,
+) -> None:
+    """Train one VAE by a named method and save it."""
+    from latentfit import methods
+    from latentfit.data.sources import load
+    from latentfit.estimator import VAE, save
+
+    methods.get(method)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out.as_posix()} is a file; --out needs a folder's name.")
+    if out.is_dir() and any(out.iterdir()) and not fresh:
+        raise InputError(
+            f"{out.as_posix()} exists and is not empty. Use --fresh to replace a model, or another --out."
+        )
+    source = load(data, data_dir)
+    vae = VAE(
+        latent_dim=latent_dim or "auto",
+        method=method,
+        likelihood=likelihood,
+        network=network,
+        max_steps=max_steps,
+        batch_size=batch_size or 128,
+        learning_rate=learning_rate,
+        device=device,
+        random_state=seed,
+        verbose=True,
+    ).fit(source.x)
+    save(vae, out, overwrite=fresh)
+    print(f"Model       {out.as_posix()}/")
+    print(f"Next        latentfit sample {shlex.quote(out.as_posix())} -n 1000 -o samples.npy")
+
+
+@app.command()
+def sample(
+    run: Run,
+    output: Output,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="rows")] = 1000,
+    means: Annotated[
+        bool, typer.Option("--means", help="decoder means instead of draws of p(x given z)")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """Draw rows from the model's own prior."""
+    check_output(output)
+    import torch
+
+    model, _ = _load(run)
+    if not hasattr(model, "sample"):
+        raise InputError(f"{run.as_posix()} holds a {type(model).__name__}, which draws no rows.")
+    if hasattr(model, "module_"):
+        x = model.sample(n, observation_noise=not means, random_state=seed)
+    elif hasattr(model, "decoder"):
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [min(1000, n - start) for start in range(0, n, 1000)]
+        with torch.no_grad():
+            parts = [model.sample(size, observation_noise=not means, generator=generator) for size in sizes]
+        x = torch.cat(parts).numpy()
+    else:  # a prior alone draws codes
+        x = model.sample(n, generator=torch.Generator().manual_seed(seed)).detach().numpy()
+    write(output, {"x": x})
+
+
+@app.command()
+def encode(run: Run, data: Data, output: Output, data_dir: DataDir = None) -> None:
+    """Write the codes of rows: mean and std of q(z given x) to .npz, the means alone to .npy and .csv."""
+    check_output(output)
+    from latentfit.evaluation.codes import encode_rows
+
+    model, folder = _load(run)
+    module, rows, _ = _rows(model, folder, data, data_dir)
+    codes = encode_rows(module, rows)
+    write(output, {"mean": codes.mean.numpy(), "std": codes.std.numpy()})
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Data,
+    n_importance_samples: Annotated[int, typer.Option(min=1, help="draws per row for log p(x)")] = 1000,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score rows: log p(x), ELBO, KL and active units, in nats per row."""
+    from latentfit.evaluation.codes import encode_rows
+    from latentfit.evaluation.collapse import active_units
+    from latentfit.evaluation.estimate import Estimate
+    from latentfit.evaluation.likelihood import log_likelihood
+    from latentfit.evaluation.terms import elbo_terms
+
+    model, folder = _load(run)
+    module, rows, train = _rows(model, folder, data, data_dir, held_out=True)
+    scored = log_likelihood(
+        module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed
+    )
+    terms = elbo_terms(module, rows, random_state=seed)
+    units = active_units(encode_rows(module, rows))
+    facts: dict[str, Any] = {
+        "log_px": Estimate.of(scored.values),
+        "elbo": Estimate.of(terms.elbo_per_row),
+        "kl": terms.kl,
+    }
+    if as_json:
+        numbers = {key: value.to_dict() for key, value in facts.items()}
+        more = {"n_rows": len(rows), "active_units": int(units), "unreliable": scored.unreliable}
+        print(json.dumps({**numbers, **more, "n_importance_samples": n_importance_samples}, indent=1))
+        return
+    which = ", the run's own test rows" if train is not None and folder != run else ""
+    print(f"{len(rows):,} rows{which}; nats per row; k = {n_importance_samples:,}")
+    for name, key in (("log p(x)", "log_px"), ("ELBO", "elbo"), ("KL", "kl")):
+        print(f"  {name:<14}{facts[key]}")
+    print(f"  {'active units':<14}{int(units)} of {units.total}")
+    print(f"  {'unreliable':<14}{scored.unreliable:.1%} of the rows (Pareto-k above 0.7)")
+
+
+def _load(run: Path) -> tuple[Any, Path]:
+    """The model of a folder, and where it lies: the folder itself, or its best/."""
+    from latentfit.estimator import load
+
+    check_run(run)
+    folder = run / "best" if (run / "best" / "config.json").is_file() else run
+    if folder == run and (run / "plan.json").is_file():
+        raise InputError(
+            f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on."
+        )
+    return load(folder), folder
+
+
+def _rows(
+    model: Any, folder: Path, data: str, data_dir: Path | None, *, held_out: bool = False
+) -> tuple[Any, Batch, Batch | None]:
+    """A saved model's module, rows as it takes them, and its training rows where they are stored.
+
+    The data a comparison was run on are recognised: they are used as they were prepared there, and with
+    `held_out` only their test rows.
+    """
+    from latentfit.comparison.jobs import load_data
+    from latentfit.comparison.plan import fingerprint
+    from latentfit.data.batch import Batch
+    from latentfit.data.prepared import prepare_data
+    from latentfit.data.sources import load
+    from latentfit.data.transforms import drop_constant_columns
+
+    if not hasattr(model, "encode") and not hasattr(model, "module_"):
+        raise InputError(
+            f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows."
+        )
+    x = load(data, data_dir).x
+    if hasattr(model, "module_"):
+        return model.module_, Batch(model._rows(x)), None
+    import numpy as np
+    import torch
+
+    run = folder.parent
+    stored = run / "data.safetensors"
+    shape = None
+    if stored.is_file():
+        prepared, rows, _ = load_data(str(run))
+        shape = tuple(prepared.x.shape[1:])
+        train = prepared.scoring_batch(rows["train"])
+    if shape is not None and x.shape[1:] != shape and x.ndim == 2:
+        x, _, _ = drop_constant_columns(x, None)
+    if shape is not None and x.shape[1:] != shape:
+        raise InputError(f"{data} has rows of shape {x.shape[1:]}; this model takes {shape}.")
+    if shape is None:
+        return model, Batch(torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))), None
+    content = hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    if fingerprint([list(x.shape), str(x.dtype), content]) == plan["asked"]["data"]:
+        chosen = rows["test"] if held_out else torch.arange(len(prepared.x))
+        return model, prepared.scoring_batch(chosen), train
+    fresh = prepare_data(x, np.arange(len(x)), likelihood=prepared.likelihood)
+    model.likelihood.check(fresh.x)
+    return model, Batch(fresh.x), train
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """One array as .npy or .csv, the first of them; all as .npz."""
+    import numpy as np
+
+    from latentfit.saving import write_atomic
+
+    first = next(iter(arrays.values()))
+    buffer = io.BytesIO()
+    if path.suffix == ".npz":
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # names are not numpy's options
+    elif path.suffix == ".npy":
+        np.save(buffer, first)
+    else:
+        table = first.reshape(len(first), -1)
+        header = ",".join(f"{next(iter(arrays))}{column}" for column in range(table.shape[1]))
+        np.savetxt(buffer, table, delimiter=",", fmt="%.9g", header=header, comments="")
+    write_atomic(path, buffer.getvalue())
+    print(f"{path.as_posix()}  {' x '.join(map(str, first.shape))}")
+
+
+def check_output(path: Path) -> None:
+    if path.suffix not in (".npy", ".npz", ".csv"):
+        raise InputError(f"-o {path} must end in .npy, .npz or .csv.")

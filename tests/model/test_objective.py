@@ -1,0 +1,136 @@
+"""The terms of the ELBO against closed forms, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+import latentfit as lf
+from latentfit.data import Batch
+from latentfit.errors import CapabilityError, InputError
+from latentfit.model.contracts import Penalty, Prior
+
+
+def linear_vae(dim: int = 3, latent: int = 2, prior: Prior | str = "standard", **kwargs) -> lf.VAEModule:
+    """A VAE with linear maps, float64."""
+    torch.manual_seed(0)
+    vae = lf.VAEModule(
+        encoder=nn.Linear(dim, 2 * latent),
+        decoder=nn.Linear(latent, dim),
+        prior=prior,
+        latent_dim=latent,
+        likelihood=lf.likelihoods.create("normal", scale=0.5),
+        **kwargs,
+    )
+    return vae.double()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_analytic_and_monte_carlo_kl_agree(x):
+    vae = linear_vae()
+    generator = torch.Generator().manual_seed(0)
+    analytic = lf.ELBO(kl="analytic")(vae, x)["kl"]
+    draws = torch.stack([lf.ELBO(kl="monte_carlo")(vae, x, generator=generator)["kl"] for _ in range(400)])
+    assert abs(draws.mean() - analytic) < 4 * draws.std() / 20
+
+
+def test_the_analytic_kl_is_the_textbook_one(x):
+    vae = linear_vae()
+    mean, variance = vae.encode(x).moments()
+    expected = 0.5 * (mean**2 + variance - 1 - variance.log()).sum(-1).mean()
+    torch.testing.assert_close(lf.ELBO()(vae, x)["kl"], expected)
+
+
+def test_loss_is_the_sum_of_its_terms_at_the_scheduled_weight(x):
+    vae = linear_vae()
+    objective = lf.ELBO(kl_weight=lf.schedules.linear(steps=10))
+    for step in (0, 3, 10, 50):
+        terms = objective(vae, x, step, torch.Generator().manual_seed(0))
+        weight = min(1.0, step / 10)
+        assert float(terms["kl_weight"]) == pytest.approx(weight)
+        torch.testing.assert_close(terms["loss"], -terms["log_likelihood"] + weight * terms["kl"])
+        torch.testing.assert_close(terms["elbo"], terms["log_likelihood"] - terms["kl"])
+
+
+def test_row_weights_are_a_weighted_mean(x):
+    vae = linear_vae()
+    twice = Batch(torch.cat([x, x[:1]]))
+    weighted = Batch(x, weight=torch.cat([torch.full((1,), 2.0), torch.ones(39)]).double())
+    a = lf.ELBO()(vae, twice)["kl"]
+    b = lf.ELBO()(vae, weighted)["kl"]
+    torch.testing.assert_close(a, b)
+
+
+def test_unobserved_entries_are_neither_read_nor_scored(x):
+    vae = linear_vae()
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[:, 2] = False
+    values = []
+    for filler in (0.0, torch.nan):
+        hidden = x.clone()
+        hidden[:, 2] = filler
+        terms = lf.ELBO()(vae, Batch(hidden, mask=mask), generator=torch.Generator().manual_seed(0))
+        values.append(terms["loss"])
+        gradient = torch.autograd.grad(terms["loss"], list(vae.parameters()), allow_unused=True)
+        assert all(g is None or bool(torch.isfinite(g).all()) for g in gradient)
+    torch.testing.assert_close(values[0], values[1])
+
+
+def test_standardised_data_are_scored_in_their_own_units(x):
+    raw = 7 * x + 3
+    standardise = lf.data.Standardise(3).fit(raw)
+    plain, units = linear_vae(), linear_vae(preprocess=standardise.double())
+    z = torch.randn(5, 40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = plain.log_likelihood(standardise(raw), z) + standardise.log_det()
+    torch.testing.assert_close(units.log_likelihood(raw, z), expected)
+    torch.testing.assert_close(units.decode_mean(z), standardise.inverse(plain.decode_mean(z)))
+
+
+class Distance(Penalty):
+    """A penalty for the test: the mean square of z."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, z, model, batch, step):
+        return self.weight * z.square().mean()
+
+
+def test_a_penalty_enters_by_its_name_and_weight(x):
+    vae = linear_vae()
+    generator = torch.Generator()
+    base = lf.ELBO()(vae, x, generator=generator.manual_seed(0))
+    terms = lf.ELBO(penalties=[Distance(3.0)])(vae, x, generator=generator.manual_seed(0))
+    torch.testing.assert_close(terms["loss"], base["loss"] + terms["Distance"])
+    assert terms["Distance"].item() > 0
+
+
+def test_a_prior_without_density_trains_only_at_kl_weight_0(x):
+    prior = lf.priors.EmpiricalPrior(2, lambda n: torch.randn(n, 2))
+    vae = linear_vae(prior=prior)
+    with pytest.raises(CapabilityError, match="kl_weight=0"):
+        lf.ELBO()(vae, x)
+    assert "kl" not in lf.ELBO(kl_weight=0.0)(vae, x)
+
+
+def test_an_analytic_kl_that_does_not_exist_is_refused(x):
+    vae = linear_vae(prior="realnvp").double()
+    with pytest.raises(CapabilityError, match="No analytic KL"):
+        lf.ELBO(kl="analytic")(vae, x)
+
+
+def test_shapes_that_do_not_meet_are_named():
+    vae = lf.VAEModule(encoder=nn.Linear(3, 5), decoder=nn.Linear(2, 3), latent_dim=2)
+    with pytest.raises(InputError, match=r"returned \(4, 5\).*needs \(4, 4\)"):
+        vae.encode(torch.zeros(4, 3))
+    with pytest.raises(InputError, match="posterior is over"):
+        lf.VAEModule(nn.Linear(3, 4), nn.Linear(2, 3), latent_dim=3, posterior=lf.posteriors.DiagonalPosterior(2))
+
+
+def test_a_deterministic_model_draws_itself():
+    vae = linear_vae()
+    assert list(vae.draws(3)) == [vae] * 3
