@@ -60,8 +60,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "no units": ("compare {f}/x.npy --latent-dim 0", r"'--latent-dim'"),
     "negative seed": ("compare {f}/x.npy --seed -1", r"'--seed'"),
     "negative rate": ("compare {f}/x.npy --learning-rate -1", r"learning_rate must be above 0 and finite"),
-    "nan rate": ("compare {f}/x.npy --learning-rate nan", r"learning_rate must be above 0 and finite, got nan"),
-    "network": ("compare {f}/x.npy --network resnet", r"Unknown network 'resnet': Latentfit calls it 'residual_conv'"),
+    "nan rate": (
+        "compare {f}/x.npy --learning-rate nan",
+        r"learning_rate must be above 0 and finite, got nan",
+    ),
+    "network": (
+        "compare {f}/x.npy --network resnet",
+        r"Unknown network 'resnet': Latentfit calls it 'residual_conv'",
+    ),
     "network for images": ("compare {f}/x.npy --network residual_conv", r"residual_conv needs images"),
     "likelihood": ("compare {f}/x.npy --likelihood cauchy", r"Unknown likelihood 'cauchy'"),
     "bernoulli on reals": ("compare {f}/x.npy --likelihood bernoulli", r"needs 0 or 1.*normal"),
@@ -69,7 +75,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "device": ("compare {f}/x.npy --device tpu", r"device must be 'cpu', 'cuda' or 'auto', got 'tpu'"),
     "language": ("compare {f}/x.npy --lang fr", r"Unknown language 'fr'; Latentfit speaks: en, vi"),
     "no labels": ("compare {f}/x.npy --labels none.npy", r"--labels none\.npy does not exist"),
-    "few labels": ("compare {f}/x.npy --labels {f}/few_labels.npy", r"labels must be \(120,\), one per row; got \(7,\)"),
+    "few labels": (
+        "compare {f}/x.npy --labels {f}/few_labels.npy",
+        r"labels must be \(120,\), one per row; got \(7,\)",
+    ),
     "labels by name": ("compare {f}/x.npy --labels species", r"no named columns, so 'species' is not in it"),
     "config missing": ("compare {f}/x.npy --config none.toml", r"none\.toml cannot be read: No such file"),
     "config broken": ("compare {f}/x.npy --config {f}/broken.toml", r"broken\.toml is not TOML"),
@@ -84,7 +93,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     # one model
     "no run": ("sample nowhere -o x.npy", r"nowhere is not a folder"),
     "foreign folder": ("sample {f}/foreign -o x.npy", r"was not saved by Latentfit"),
-    "empty run": ("encode {f}/empty {f}/x.npy -o x.npz", r"was not saved by Latentfit: it has no config\.json"),
+    "empty run": (
+        "encode {f}/empty {f}/x.npy -o x.npz",
+        r"was not saved by Latentfit: it has no config\.json",
+    ),
     "unfinished run": ("evaluate {f}/other {f}/x.npy", r"holds a comparison that is not finished"),
     "no samples": ("sample {f}/foreign -n 0 -o x.npy", r"Invalid value for '-n'"),
     "output format": ("sample {f}/foreign -o x.txt", r"-o x\.txt must end in \.npy, \.npz or \.csv"),
@@ -95,14 +107,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     # codes
     "no latents": ("diagnose --latents none.npz", r"none\.npz does not exist"),
     "no npz": ("diagnose --latents {f}/short.npz", r"not a complete \.npz file"),
-    "two spreads": ("diagnose --latents {f}/two.npz", r"exactly one of std, var, logvar; it holds mean, std, var"),
+    "two spreads": (
+        "diagnose --latents {f}/two.npz",
+        r"exactly one of std, var, logvar; it holds mean, std, var",
+    ),
     "no spread": ("diagnose --latents {f}/none.npz", r"exactly one of std, var, logvar; it holds mean"),
-    "logvar as std": ("diagnose --latents {f}/logvar.npz", r"std has \d+ ?% negative entries.*log-variance.*logvar="),
+    "logvar as std": (
+        "diagnose --latents {f}/logvar.npz",
+        r"std has \d+ ?% negative entries.*log-variance.*logvar=",
+    ),
     "half a train": ("diagnose --latents {f}/train.npz", r"needs train_std too"),
     "depth": ("diagnose --latents {f}/good.npz --depth deep", r"depth must be 'full' or 'quick', got 'deep'"),
 }
 if NO_GPU:
-    COMMANDS["no gpu"] = ("compare {f}/x.npy --device cuda", r"device 'cuda' asked for, but torch sees no GPU")
+    COMMANDS["no gpu"] = (
+        "compare {f}/x.npy --device cuda",
+        r"device 'cuda' asked for, but torch sees no GPU",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -205,14 +226,23 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         r"diagnose_latents: give exactly one of std, var, logvar \(got std and var\)",
     ),
     "logvar as std": (lambda: lf.diagnose_latents(X, std=X - 3), r"negative entries.*logvar="),
-    "a long warm-up": (warm_up_too_long, r"warm-up \(5,000 steps\) is longer than the run.*max_steps at least 5,000"),
-    "an unknown option": (lambda: lf.compare(X, seeds=3), r"compare takes no option 'seeds'. It takes: .*n_seeds"),
+    "a long warm-up": (
+        warm_up_too_long,
+        r"warm-up \(5,000 steps\) is longer than the run.*max_steps at least 5,000",
+    ),
+    "an unknown option": (
+        lambda: lf.compare(X, seeds=3),
+        r"compare takes no option 'seeds'. It takes: .*n_seeds",
+    ),
     "an unknown prior": (lambda: lf.priors.create("gmm", latent_dim=2), r"Latentfit calls it 'mixture'"),
     "a misspelt argument": (
         lambda: lf.priors.create("mixture", latent_dim=2, n_component=3),
         r"takes no argument 'n_component'",
     ),
-    "rows of another width": (lambda: lf.VAE(max_steps=2).fit(X).transform(X[:, :3]), r"3 features.*4 features"),
+    "rows of another width": (
+        lambda: lf.VAE(max_steps=2).fit(X).transform(X[:, :3]),
+        r"3 features.*4 features",
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import latentfit
 from latentfit import methods
 from latentfit.cli import app
+from latentfit.cli.program import _prepare_streams
 from latentfit.comparison.result import Comparison
 from latentfit.report.terminal import duration, shorter
 from latentfit.report.text import aligned, as_text, findings_text
@@ -36,11 +38,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(150, 4)) * 0.3 + labels[:, None] * np.array([1.0, -1.0, 2.0, 0.5])
     np.save(folder / "rows.npy", x)
     np.save(folder / "labels.npy", labels)
-    (folder / "options.toml").write_text('n-seeds = 1\nmax_steps = 40\nmethods = ["mixture"]\nbackend = "loky"\n')
+    (folder / "options.toml").write_text(
+        'n-seeds = 1\nmax_steps = 40\nmethods = ["mixture"]\nbackend = "loky"\n'
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(methods, "LADDER", ("learned_gaussian",))
-        options = ("--config", "options.toml", "--backend", "serial", "--labels", "labels.npy", "--latent-dim", 2)
+        options = (
+            "--config",
+            "options.toml",
+            "--backend",
+            "serial",
+            "--labels",
+            "labels.npy",
+            "--latent-dim",
+            2,
+        )
         first = invoke("compare", "rows.npy", *options)
         (folder / "first.txt").write_text(first.stdout, encoding="utf-8")
         again = invoke("compare", "rows.npy", *options, "--json")
@@ -113,7 +126,9 @@ def test_sample_encode_evaluate_and_diagnose(place: Path, tmp_path: Path) -> Non
     other = invoke("evaluate", run, tmp_path / "other.npy", "--n-importance-samples", 50).stdout
     assert other.startswith("60 rows; nats per row; k = 50")
 
-    dx = json.loads(invoke("diagnose", "--latents", tmp_path / "codes.npz", "--depth", "quick", "--json").stdout)
+    dx = json.loads(
+        invoke("diagnose", "--latents", tmp_path / "codes.npz", "--depth", "quick", "--json").stdout
+    )
     assert {"prior_gap", "kl", "findings"} <= set(dx)
 
 
@@ -151,28 +166,39 @@ def test_lists() -> None:
 def test_help_and_version() -> None:
     assert "compare" in invoke().stdout
     assert invoke("--version").stdout.strip() == f"latentfit {latentfit.__version__}"
-    for command in ("compare", "train", "sample", "encode", "evaluate", "report", "diagnose", "methods", "datasets"):
+    for command in (
+        "compare",
+        "train",
+        "sample",
+        "encode",
+        "evaluate",
+        "report",
+        "diagnose",
+        "methods",
+        "datasets",
+    ):
         assert "--help" in invoke(command, "--help").stdout
 
 
 def test_the_program_starts_without_torch() -> None:
     code = "import sys, latentfit.cli; print('torch' in sys.modules, 'rich' in sys.modules, 'pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.split() == ["False"] * 3
 
 
-def test_a_console_without_utf8_gets_ascii(tmp_path: Path) -> None:
-    environment = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-m", "latentfit", "methods", "--lang", "vi"],
-        capture_output=True,
-        check=True,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
-    assert "chuẩn" in done.stdout.decode("utf-8")  # letters that have no ASCII form are still written
+@pytest.mark.parametrize(
+    ("encoding", "ascii"), [("cp1252", True), ("ascii", True), ("utf-8", False), ("UTF8", False)]
+)
+def test_a_console_without_utf8_gets_ascii(
+    encoding: str, ascii: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
+    assert _prepare_streams() is ascii
+    print("phân phối", flush=True)  # letters that have no ASCII form are written all the same
+    assert buffer.getvalue().decode("utf-8").strip() == "phân phối"
 
 
 def test_a_bug_is_one_line_and_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +234,9 @@ def test_the_text_fits_its_width(result: Comparison, width: int, lang: str, asci
 
 
 def test_a_narrow_table_loses_columns_from_the_right(result: Comparison) -> None:
-    heads = [as_text(result, width=width).splitlines()[1 if width >= 80 else 2].split() for width in (100, 80, 60)]
+    heads = [
+        as_text(result, width=width).splitlines()[1 if width >= 80 else 2].split() for width in (100, 80, 60)
+    ]
     for wide, narrow in zip(heads, heads[1:], strict=False):
         assert wide[: len(narrow)] == narrow
     assert len(heads[2]) < len(heads[0])
@@ -222,6 +250,18 @@ def test_numbers_stand_under_each_other() -> None:
 
 
 def test_words_for_durations_and_shorter_commands() -> None:
-    assert [duration(s) for s in (0.2, 59, 61, 3600, 90_000)] == ["1 s", "59 s", "1 min 1 s", "60 min", "25 h"]
-    assert shorter("latentfit compare mnist --quick") == "latentfit compare mnist --quick --max-minutes 20 --fresh"
-    assert shorter("latentfit compare mnist --n-seeds 9") == "latentfit compare mnist --n-seeds 9 --quick --fresh"
+    assert [duration(s) for s in (0.2, 59, 61, 3600, 90_000)] == [
+        "1 s",
+        "59 s",
+        "1 min 1 s",
+        "60 min",
+        "25 h",
+    ]
+    assert (
+        shorter("latentfit compare mnist --quick")
+        == "latentfit compare mnist --quick --max-minutes 20 --fresh"
+    )
+    assert (
+        shorter("latentfit compare mnist --n-seeds 9")
+        == "latentfit compare mnist --n-seeds 9 --quick --fresh"
+    )

@@ -33,7 +33,7 @@ def test_a_linear_vae_reaches_probabilistic_pca(scale):
     x = truth.sample(4_000, random_state=1)[0].float()
     train, test = x[:3_000], x[3_000:]
     vae = normal_vae(8, 2, scale=scale)
-    lf.fit(vae, train, max_steps=800, learning_rate=1e-2, batch_size=256, random_state=0)
+    lf.fit(vae, train, max_steps=1_500, learning_rate=1e-2, batch_size=256, random_state=0)
     ours = log_likelihood(vae, test, X_train=train, n_importance_samples=500).estimate.value
     theirs = PCA(2).fit(train.numpy()).score(test.numpy())
     assert ours == pytest.approx(theirs, abs=0.1)

@@ -37,7 +37,11 @@ def test_ramps_meet_their_ends_and_settle(n, start, end):
 
 
 def test_schedules_rebuild_from_their_configuration():
-    for schedule in (schedules.constant(0.3), schedules.linear(7, 0.1, 2.0), schedules.sigmoid(9, steepness=4.0)):
+    for schedule in (
+        schedules.constant(0.3),
+        schedules.linear(7, 0.1, 2.0),
+        schedules.sigmoid(9, steepness=4.0),
+    ):
         again = registry.build("schedule", schedule.config())
         assert [again(t) for t in range(12)] == [schedule(t) for t in range(12)]
 

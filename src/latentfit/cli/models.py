@@ -122,7 +122,7 @@ def encode(run: Run, data: Data, output: Output, data_dir: DataDir = None) -> No
     from latentfit.evaluation.codes import encode_rows
 
     model, folder = _load(run)
-    module, rows, _ = _rows(model, folder, data, data_dir)
+    module, rows, *_ = _rows(model, folder, data, data_dir)
     codes = encode_rows(module, rows)
     write(output, {"mean": codes.mean.numpy(), "std": codes.std.numpy()})
 
@@ -144,7 +144,7 @@ def evaluate(
     from latentfit.evaluation.terms import elbo_terms
 
     model, folder = _load(run)
-    module, rows, train = _rows(model, folder, data, data_dir, held_out=True)
+    module, rows, train, own = _rows(model, folder, data, data_dir, held_out=True)
     scored = log_likelihood(
         module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed
     )
@@ -160,7 +160,7 @@ def evaluate(
         more = {"n_rows": len(rows), "active_units": int(units), "unreliable": scored.unreliable}
         print(json.dumps({**numbers, **more, "n_importance_samples": n_importance_samples}, indent=1))
         return
-    which = ", the run's own test rows" if train is not None and folder != run else ""
+    which = ", the run's own test rows" if own else ""
     print(f"{len(rows):,} rows{which}; nats per row; k = {n_importance_samples:,}")
     for name, key in (("log p(x)", "log_px"), ("ELBO", "elbo"), ("KL", "kl")):
         print(f"  {name:<14}{facts[key]}")
@@ -183,8 +183,8 @@ def _load(run: Path) -> tuple[Any, Path]:
 
 def _rows(
     model: Any, folder: Path, data: str, data_dir: Path | None, *, held_out: bool = False
-) -> tuple[Any, Batch, Batch | None]:
-    """A saved model's module, rows as it takes them, and its training rows where they are stored.
+) -> tuple[Any, Batch, Batch | None, bool]:
+    """A saved model's module, rows as it takes them, its training rows where stored, whether the data are its own.
 
     The data a comparison was run on are recognised: they are used as they were prepared there, and with
     `held_out` only their test rows.
@@ -202,7 +202,7 @@ def _rows(
         )
     x = load(data, data_dir).x
     if hasattr(model, "module_"):
-        return model.module_, Batch(model._rows(x)), None
+        return model.module_, Batch(model._rows(x)), None, False
     import numpy as np
     import torch
 
@@ -218,15 +218,15 @@ def _rows(
     if shape is not None and x.shape[1:] != shape:
         raise InputError(f"{data} has rows of shape {x.shape[1:]}; this model takes {shape}.")
     if shape is None:
-        return model, Batch(torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))), None
+        return model, Batch(torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))), None, False
     content = hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
     if fingerprint([list(x.shape), str(x.dtype), content]) == plan["asked"]["data"]:
         chosen = rows["test"] if held_out else torch.arange(len(prepared.x))
-        return model, prepared.scoring_batch(chosen), train
+        return model, prepared.scoring_batch(chosen), train, True
     fresh = prepare_data(x, np.arange(len(x)), likelihood=prepared.likelihood)
     model.likelihood.check(fresh.x)
-    return model, Batch(fresh.x), train
+    return model, Batch(fresh.x), train, False
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:

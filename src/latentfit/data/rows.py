@@ -23,7 +23,9 @@ class RowSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: Tensor) -> Batch: ...
+    def batch(self, index: Tensor) -> Batch:
+        """The rows `index` (B,) int64."""
+        ...
 
 
 class Rows:
