@@ -1,4 +1,4 @@
-"""What people get wrong: one line that says what was got and what to try, exit code 2, nothing half-written."""
+"""What people get wrong: one line with what was got and what to try, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "out is a file": ("compare {f}/x.npy --out {f}/x.npy", r"Cannot make the folder .*x\.npy"),
     "another comparison": (
         "compare {f}/x.npy --out {f}/other",
-        r"other holds another comparison \(differs in: .*n_seeds 5 -> 3.*\)\. Use --out .*other-2, or --fresh to start "
-        r"over; nothing was changed",
+        r"other holds another comparison \(differs in: .*n_seeds 5 -> 3.*\)\. Use --out .*other-2, or "
+        r"--fresh to start over; nothing was changed",
     ),
     # one model
     "no run": ("sample nowhere -o x.npy", r"nowhere is not a folder"),
@@ -203,7 +203,7 @@ def test_mnist_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     result = CliRunner().invoke(app, ["compare", "mnist", "--data-dir", "data"])
     assert result.exit_code == 2
     assert re.fullmatch(
-        r"Error: MNIST is not in data.* could not be downloaded \(.* tried.*\)\. Put .*latentfit compare digits.*",
+        r"Error: MNIST is not in data.* could not be downloaded \(.* tried.*\)\. Put .*compare digits.*",
         result.stderr.strip(),
     )
 

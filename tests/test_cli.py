@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import latentfit
 from latentfit import methods
 from latentfit.cli import app
 from latentfit.cli.program import _prepare_streams
+from latentfit.comparison import jobs
 from latentfit.comparison.result import Comparison
 from latentfit.report.terminal import duration, shorter
 from latentfit.report.text import aligned, as_text, findings_text
@@ -44,6 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(methods, "LADDER", ("learned_gaussian",))
+        patch.setattr(jobs, "fit_proposal", functools.partial(jobs.fit_proposal, max_steps=20))
         options = (
             "--config",
             "options.toml",
@@ -181,7 +185,7 @@ def test_help_and_version() -> None:
 
 
 def test_the_program_starts_without_torch() -> None:
-    code = "import sys, latentfit.cli; print('torch' in sys.modules, 'rich' in sys.modules, 'pandas' in sys.modules)"
+    code = "import sys, latentfit.cli; print(*[name in sys.modules for name in ('torch', 'rich', 'pandas')])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
@@ -237,7 +241,7 @@ def test_a_narrow_table_loses_columns_from_the_right(result: Comparison) -> None
     heads = [
         as_text(result, width=width).splitlines()[1 if width >= 80 else 2].split() for width in (100, 80, 60)
     ]
-    for wide, narrow in zip(heads, heads[1:], strict=False):
+    for wide, narrow in itertools.pairwise(heads):
         assert wide[: len(narrow)] == narrow
     assert len(heads[2]) < len(heads[0])
 

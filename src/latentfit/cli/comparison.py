@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from latentfit.cli.options import (
     check_run,
 )
 from latentfit.cli.program import INTERRUPTED, Session, app
-from latentfit.errors import InputError
+from latentfit.errors import InputError, LatentfitWarning
 
 
 @app.command()
@@ -92,6 +93,8 @@ def compare(
         ascii=session.ascii,
         **_screen(sys.stderr if as_json else sys.stdout),
     )
+    # said once, in the table's footnote
+    warnings.filterwarnings("ignore", "Importance sampling is unreliable", LatentfitWarning)
     try:
         found = run(
             source,

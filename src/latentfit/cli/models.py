@@ -184,7 +184,7 @@ def _load(run: Path) -> tuple[Any, Path]:
 def _rows(
     model: Any, folder: Path, data: str, data_dir: Path | None, *, held_out: bool = False
 ) -> tuple[Any, Batch, Batch | None, bool]:
-    """A saved model's module, rows as it takes them, its training rows where stored, whether the data are its own.
+    """A saved model's module, rows as it takes them, training rows if stored, whether the data are its own.
 
     The data a comparison was run on are recognised: they are used as they were prepared there, and with
     `held_out` only their test rows.
@@ -219,7 +219,7 @@ def _rows(
         raise InputError(f"{data} has rows of shape {x.shape[1:]}; this model takes {shape}.")
     if shape is None:
         return model, Batch(torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))), None, False
-    content = hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
+    content = hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
     if fingerprint([list(x.shape), str(x.dtype), content]) == plan["asked"]["data"]:
         chosen = rows["test"] if held_out else torch.arange(len(prepared.x))

@@ -128,7 +128,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         order = np.random.default_rng(seed).permutation(len(x))
         n_held_out = round(self.validation_fraction * len(x))
         n_held_out = n_held_out if 2 <= n_held_out <= len(x) - 2 else 0
-        held_out, train = (np.sort(part) for part in np.split(order, [n_held_out]))
+        # shuffled, for parts of these rows stand for all of them
+        held_out, train = np.split(order, [n_held_out])
         data, units, notes = prepare_rows(x, train, likelihood=self.likelihood, random_state=seed)
         for note in notes:
             warnings.warn(f"{type(self).__name__}: {note}.", DataWarning, stacklevel=2)

@@ -248,7 +248,7 @@ class Terminal:
         return f"{title}  {bar}  {done}/{len(jobs)}{left}"
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
-        """By what jobs of the same kind took, else by the plan, scaled as it was wrong so far; below 0: unknown."""
+        """By what such jobs took, else by the plan, scaled as it was wrong so far; below 0: unknown."""
         took: dict[tuple[str, str], list[float]] = {}
         for job, seconds in self.finished:
             if seconds:
