@@ -12,7 +12,7 @@ from latentfit.evaluation.proposal import Frame, log_joint
 from latentfit.model.vae import VAEModule
 
 #: antithetic pairs per step, and Adam's peak rate in units of the proposal's own scale
-PAIRS, RATE = 2, 0.1
+PAIRS, RATE = 2, 0.07
 #: steps whose noise judges whether a row's refinement is kept
 JUDGED = 4
 

@@ -160,7 +160,7 @@ def fit_proposal(
     vae: VAEModule,
     X_train: Any,
     *,
-    max_steps: int = 400,
+    max_steps: int = 250,
     warm_start: Proposal | None = None,
     full: bool | None = None,
     random_state: int = 0,

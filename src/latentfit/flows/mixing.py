@@ -28,16 +28,17 @@ class LUMixing(Bijection):
         (True, [0.0, 0.0])
     """
 
-    permutation: Tensor
     order: Tensor
-    below: Tensor
+    entries: Tensor
+    constants: Tensor
 
     def __init__(self, features: int, permutation: Tensor | None = None, max_log_scale: float = 2.0) -> None:
         super().__init__(features)
         self.max_log_scale = max_log_scale
         order = torch.arange(features) if permutation is None else permutation
         self.register_buffer("order", order)
-        self.register_buffer("below", lower_index(features), persistent=False)
+        self.register_buffer("entries", _entries(features, order).flatten(), persistent=False)
+        self.register_buffer("constants", torch.tensor([1.0, 0.0]), persistent=False)
         n_below = features * (features - 1) // 2
         self.lower = nn.Parameter(torch.zeros(n_below))
         self.upper = nn.Parameter(torch.zeros(n_below))
@@ -49,24 +50,40 @@ class LUMixing(Bijection):
             nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        lower, upper, log_diagonal = self._triangles()
-        weight = (lower @ upper)[self.order]  # (D, D)
+        permuted_lower, upper, log_diagonal = self._triangles()
         log_det = log_diagonal.sum().expand(z.shape[:-1])
-        return nn.functional.linear(z, weight, self.bias), log_det
+        return nn.functional.linear(z, permuted_lower @ upper, self.bias), log_det
 
     def inverse(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        lower, upper, log_diagonal = self._triangles()
+        permuted_lower, upper, log_diagonal = self._triangles()
+        back = self.order.argsort()
         rows = (u - self.bias).flatten(0, -2) if u.dim() > 1 else (u - self.bias)[None]
-        columns = rows[:, self.order.argsort()].T  # (D, R)
+        columns = rows[:, back].T  # (D, R)
+        lower = permuted_lower[back]
         columns = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
         columns = torch.linalg.solve_triangular(upper, columns, upper=True)
         return columns.T.reshape(u.shape), log_diagonal.sum().expand(u.shape[:-1])
 
     def _triangles(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P L, U and log diag U, both matrices by one gather: this runs in every training step."""
         log_diagonal = soft_bound(self.log_diagonal, self.max_log_scale)
-        lower = unpack_lower(torch.ones_like(log_diagonal), self.lower, self.below)
-        upper = unpack_lower(log_diagonal.exp(), self.upper, self.below).T
-        return lower, upper, log_diagonal
+        numbers = torch.cat((self.lower, self.upper, log_diagonal.exp(), self.constants.to(log_diagonal)))
+        both = numbers.index_select(0, self.entries).view(2, self.features, self.features)
+        return both[0], both[1], log_diagonal
+
+
+def _entries(features: int, order: Tensor) -> Tensor:
+    """Where the entries of P L and of U lie in (lower, upper, diagonal, 1, 0): (2, D, D)."""
+    n_below = features * (features - 1) // 2
+    one, zero = 2 * n_below + features, 2 * n_below + features + 1
+    lower = torch.full((features, features), zero)
+    rows, columns = torch.tril_indices(features, features, -1)
+    lower[rows, columns] = torch.arange(n_below)
+    lower.fill_diagonal_(one)
+    upper = torch.full((features, features), zero)
+    upper[columns, rows] = n_below + torch.arange(n_below)
+    upper.diagonal().copy_(2 * n_below + torch.arange(features))
+    return torch.stack((lower[order.cpu()], upper))
 
 
 class Permutation(Bijection):

@@ -14,7 +14,10 @@ from latentfit.model.contracts import Prior
 from latentfit.priors.rows import CodeRows
 from latentfit.training import ProgressEvent, Recipe, independent_seeds, minimise
 
-BATCH_SIZE = 512
+#: rows of a batch: an eighth of the data within these
+BATCH_SIZES = (128, 512)
+#: passes over the data at most; few rows are learned by heart long before the steps are over
+MAX_EPOCHS = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,16 @@ class _Rows:
         return Batch(torch.stack((picked.mean, picked.std), 1), picked.context)
 
 
+def batch_size_for(n_rows: int) -> int:
+    """An eighth of the rows, within `BATCH_SIZES`."""
+    low, high = BATCH_SIZES
+    return min(n_rows, max(low, min(high, n_rows // 8)))
+
+
 def default_max_steps(n_rows: int, dim: int) -> int:
-    """2,000 steps for few dimensions up to 4,000 for 40; fewer where a thousand epochs are over before."""
+    """2,000 steps for few dimensions up to 4,000 for 40; at most `MAX_EPOCHS` passes, at least 500 steps."""
     wanted = min(4_000, 2_000 + 50 * dim)
-    return max(500, min(wanted, 1_000 * math.ceil(n_rows / BATCH_SIZE)))
+    return max(500, min(wanted, MAX_EPOCHS * n_rows // batch_size_for(n_rows)))
 
 
 def fit_by_gradient(
@@ -71,12 +80,12 @@ def fit_by_gradient(
     max_steps = default_max_steps(len(train), prior.event_shape.numel()) if max_steps is None else max_steps
     recipe = Recipe(
         max_steps=max_steps,
-        batch_size=min(BATCH_SIZE, len(train)),
+        batch_size=batch_size_for(len(train)),
         learning_rate=1e-3,
         schedule="cosine",
         clip_norm=5.0,
         validate_every=max(1, max_steps // 40),
-        patience=8,
+        patience=10,
         device=str(like.device),
     )
 

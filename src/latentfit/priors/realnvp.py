@@ -35,7 +35,7 @@ class RealNVPPrior(Prior):
         latent_dim: D, or a shape (flattened).
         transforms: number of couplings.
         hidden_features: widths of each network's hidden layers; an int is used for two layers, None means
-            max(128, 2 D).
+            4 D within 64 and 128, 2 D from 64 dimensions on.
         base: "normal", or another prior of the same shape, such as a mixture, learned with the flow.
         context_features: width of a context (..., C) that the couplings use; with 0 a context is not used.
         max_log_scale: bound on the total log-scale, in nats.
@@ -62,7 +62,7 @@ class RealNVPPrior(Prior):
     ) -> None:
         super().__init__(latent_dim)
         dim = self.event_shape.numel()
-        width = max(128, 2 * dim) if hidden_features is None else hidden_features
+        width = default_width(dim) if hidden_features is None else hidden_features
         hidden = (width, width) if isinstance(width, int) else tuple(width)
         if isinstance(base, Prior) and base.event_shape != self.event_shape:
             got, wanted = tuple(base.event_shape), tuple(self.event_shape)
@@ -156,3 +156,8 @@ class RealNVPPrior(Prior):
             got = "none" if context is None else tuple(context.shape)
             raise InputError(f"This prior needs a context (..., {self.context_features}), got {got}.")
         return context
+
+
+def default_width(dim: int) -> int:
+    """Hidden units of each network: 4 D, within 64 and 128; 2 D from 64 dimensions on."""
+    return max(64, min(128, 4 * dim), 2 * dim)
