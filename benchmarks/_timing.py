@@ -58,8 +58,7 @@ def summary(seconds: Mapping[str, list[float]], reference: str) -> dict[str, Any
             "median_us": round(1e6 * statistics.median(values), 1),
             "ratio": round(statistics.median(v / b for v, b in zip(values, base, strict=True)), 4),
             "ratio_quartiles": [
-                round(q, 4)
-                for q in statistics.quantiles((v / b for v, b in zip(values, base, strict=True)), n=4)[::2]
+                round(q, 4) for q in statistics.quantiles((v / b for v, b in zip(values, base, strict=True)), n=4)[::2]
             ],
         }
         for name, values in seconds.items()

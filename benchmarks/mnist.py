@@ -104,8 +104,7 @@ def post_hoc(folder: Path, base: Path, rows: dict[str, torch.Tensor], seed: int)
     ladder = climb(codes, held_out["validation"], held_out["test"], vae.prior, random_state=seed)
     seconds = time.perf_counter() - start
     table = {
-        rung.name: {"gap": rung.gap.to_dict(), "seconds": rung.seconds, "weight": rung.weight}
-        for rung in ladder.rungs
+        rung.name: {"gap": rung.gap.to_dict(), "seconds": rung.seconds, "weight": rung.weight} for rung in ladder.rungs
     }
     vae.prior = ladder["realnvp"].prior
     saving.save_component(vae, folder / "model", overwrite=True)
@@ -153,9 +152,7 @@ def score(folder: Path, rows: dict[str, torch.Tensor], k: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arm", choices=[*ARMS, "all"], default="all")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=40_000)
@@ -172,9 +169,7 @@ def main() -> None:
         done = folder / "fit.json"
         if not done.exists():
             if arm == "posthoc":
-                facts = post_hoc(
-                    folder, arguments.folder / f"standard-{arguments.seed}", rows, arguments.seed
-                )
+                facts = post_hoc(folder, arguments.folder / f"standard-{arguments.seed}", rows, arguments.seed)
             else:
                 facts = train(arm, folder, rows, arguments.steps, arguments.seed)
             saving.write_atomic(done, json.dumps(facts))
@@ -187,9 +182,7 @@ def main() -> None:
 
 def collect(folder: Path, seed: int) -> None:
     """All finished arms and their paired differences from N(0, I), into the stored results."""
-    arms = {
-        arm: folder / f"{arm}-{seed}" for arm in ARMS if (folder / f"{arm}-{seed}" / "result.json").exists()
-    }
+    arms = {arm: folder / f"{arm}-{seed}" for arm in ARMS if (folder / f"{arm}-{seed}" / "result.json").exists()}
     table = {arm: json.loads((path / "result.json").read_text()) for arm, path in arms.items()}
     if "standard" in arms:
         for number in ("log_px", "elbo"):

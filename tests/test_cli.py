@@ -41,9 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(150, 4)) * 0.3 + labels[:, None] * np.array([1.0, -1.0, 2.0, 0.5])
     np.save(folder / "rows.npy", x)
     np.save(folder / "labels.npy", labels)
-    (folder / "options.toml").write_text(
-        'n-seeds = 1\nmax_steps = 40\nmethods = ["mixture"]\nbackend = "loky"\n'
-    )
+    (folder / "options.toml").write_text('n-seeds = 1\nmax_steps = 40\nmethods = ["mixture"]\nbackend = "loky"\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(methods, "LADDER", ("learned_gaussian",))
@@ -130,9 +128,7 @@ def test_sample_encode_evaluate_and_diagnose(place: Path, tmp_path: Path) -> Non
     other = invoke("evaluate", run, tmp_path / "other.npy", "--n-importance-samples", 50).stdout
     assert other.startswith("60 rows; nats per row; k = 50")
 
-    dx = json.loads(
-        invoke("diagnose", "--latents", tmp_path / "codes.npz", "--depth", "quick", "--json").stdout
-    )
+    dx = json.loads(invoke("diagnose", "--latents", tmp_path / "codes.npz", "--depth", "quick", "--json").stdout)
     assert {"prior_gap", "kl", "findings"} <= set(dx)
 
 
@@ -186,18 +182,12 @@ def test_help_and_version() -> None:
 
 def test_the_program_starts_without_torch() -> None:
     code = "import sys, latentfit.cli; print(*[name in sys.modules for name in ('torch', 'rich', 'pandas')])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["False"] * 3
 
 
-@pytest.mark.parametrize(
-    ("encoding", "ascii"), [("cp1252", True), ("ascii", True), ("utf-8", False), ("UTF8", False)]
-)
-def test_a_console_without_utf8_gets_ascii(
-    encoding: str, ascii: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("encoding", "ascii"), [("cp1252", True), ("ascii", True), ("utf-8", False), ("UTF8", False)])
+def test_a_console_without_utf8_gets_ascii(encoding: str, ascii: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
     assert _prepare_streams() is ascii
@@ -238,9 +228,7 @@ def test_the_text_fits_its_width(result: Comparison, width: int, lang: str, asci
 
 
 def test_a_narrow_table_loses_columns_from_the_right(result: Comparison) -> None:
-    heads = [
-        as_text(result, width=width).splitlines()[1 if width >= 80 else 2].split() for width in (100, 80, 60)
-    ]
+    heads = [as_text(result, width=width).splitlines()[1 if width >= 80 else 2].split() for width in (100, 80, 60)]
     for wide, narrow in itertools.pairwise(heads):
         assert wide[: len(narrow)] == narrow
     assert len(heads[2]) < len(heads[0])
@@ -261,11 +249,5 @@ def test_words_for_durations_and_shorter_commands() -> None:
         "60 min",
         "25 h",
     ]
-    assert (
-        shorter("latentfit compare mnist --quick")
-        == "latentfit compare mnist --quick --max-minutes 20 --fresh"
-    )
-    assert (
-        shorter("latentfit compare mnist --n-seeds 9")
-        == "latentfit compare mnist --n-seeds 9 --quick --fresh"
-    )
+    assert shorter("latentfit compare mnist --quick") == "latentfit compare mnist --quick --max-minutes 20 --fresh"
+    assert shorter("latentfit compare mnist --n-seeds 9") == "latentfit compare mnist --n-seeds 9 --quick --fresh"

@@ -171,9 +171,7 @@ def test_column_names_are_kept_and_checked(X) -> None:
     fitted = small(latent_dim=2).fit(frame).set_output(transform="pandas")
     assert list(fitted.feature_names_in_) == list("abcd")
     assert list(fitted.transform(frame).columns) == ["vae0", "vae1"]
-    np.testing.assert_array_equal(
-        fitted.reconstruct(frame), fitted.inverse_transform(fitted.transform(frame))
-    )
+    np.testing.assert_array_equal(fitted.reconstruct(frame), fitted.inverse_transform(fitted.transform(frame)))
     with pytest.raises(ValueError, match="feature names should match"):
         fitted.transform(frame[list("dcba")])
     images = np.random.default_rng(0).normal(size=(20, 2, 2))

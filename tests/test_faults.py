@@ -57,9 +57,7 @@ def run(out: Path, code: int = 0, backend: str = "serial") -> Any:
 def table(out: Path) -> list[dict[str, str]]:
     """The leaderboard without what a clock measured."""
     with open(out / "leaderboard.csv", encoding="utf-8", newline="") as file:
-        return [
-            {key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)
-        ]
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
 
 
 def error_of(result: Any) -> str:
@@ -232,9 +230,7 @@ def test_a_folder_that_cannot_be_made(place: Path) -> None:
 @pytest.mark.parametrize(
     "writes", [0, 9, pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
 )
-def test_a_full_disk(
-    writes: int, place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk(writes: int, place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, done = tmp_path / "run", []
     real = os.fsync
 

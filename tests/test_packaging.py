@@ -102,7 +102,5 @@ def test_a_wheel_builds_and_holds_all_files(tmp_path: Path) -> None:
     assert "latentfit/py.typed" in inside
     assert any(name.startswith("latentfit/report/templates/") for name in inside)
     assert any(name.endswith("licenses/LICENSE") for name in inside)
-    foreign = {
-        name for name in inside if not name.startswith(("latentfit/", f"latentfit-{latentfit.__version__}"))
-    }
+    foreign = {name for name in inside if not name.startswith(("latentfit/", f"latentfit-{latentfit.__version__}"))}
     assert foreign == set()

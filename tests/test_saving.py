@@ -169,9 +169,7 @@ def test_a_component_comes_back_to_the_bit(tmp_path) -> None:
     back = load_component(folder)
     assert type(back) is Toy
     assert not back.training
-    assert all(
-        torch.equal(a, b) for a, b in zip(toy.state_dict().values(), back.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(toy.state_dict().values(), back.state_dict().values(), strict=True))
 
 
 def test_a_users_own_module_is_handed_in_and_gets_its_weights(tmp_path) -> None:

@@ -180,9 +180,7 @@ def test_no_pickle_is_ever_loaded() -> None:
         re.MULTILINE,
     )
     hits = [
-        f"{relative(path)}: {hit.group(0)}"
-        for path in files()
-        if (hit := forbidden.search(path.read_text("utf-8")))
+        f"{relative(path)}: {hit.group(0)}" for path in files() if (hit := forbidden.search(path.read_text("utf-8")))
     ]
     assert hits == []
     assert forbidden.search("x = np.load(f, allow_pickle=True)")  # the pattern itself can fail
@@ -194,9 +192,7 @@ def test_nothing_is_switched_globally() -> None:
     """No global seeds of NumPy or Python, default dtypes or devices, or logging set-up."""
     forbidden = re.compile(r"\b(logging\.basicConfig|np\.random\.seed|random\.seed|torch\.set_default_\w+)\(")
     hits = [
-        f"{relative(path)}: {hit.group(0)}"
-        for path in files()
-        if (hit := forbidden.search(path.read_text("utf-8")))
+        f"{relative(path)}: {hit.group(0)}" for path in files() if (hit := forbidden.search(path.read_text("utf-8")))
     ]
     assert hits == []
 
@@ -205,9 +201,7 @@ def test_no_path_of_a_machine() -> None:
     home = re.compile(r"(?<![\w.:/])/(home|root|Users|work|mnt|opt|data)/\w|[A-Z]:\\\\?Users\b")
     kept = [*files(), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "tests").rglob("*.py")]
     kept = [path for path in [*kept, ROOT / "Makefile", ROOT / "pyproject.toml"] if path != Path(__file__)]
-    hits = [
-        f"{relative(path)}: {hit.group(0)}" for path in kept if (hit := home.search(path.read_text("utf-8")))
-    ]
+    hits = [f"{relative(path)}: {hit.group(0)}" for path in kept if (hit := home.search(path.read_text("utf-8")))]
     assert hits == []
     assert home.search('open("/home/me/x")')
 
@@ -215,9 +209,7 @@ def test_no_path_of_a_machine() -> None:
 def loaded_after(statement: str) -> set[str]:
     """Top-level modules of a fresh interpreter after a statement."""
     code = f"import sys\n{statement}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     return set(done.stdout.split())
 
 
@@ -235,10 +227,7 @@ def test_a_service_that_only_draws_needs_four_packages() -> None:
 
 
 def test_import_takes_under_a_third_of_a_second_beyond_torch() -> None:
-    code = (
-        "import time, torch\nstart = time.perf_counter()\nimport latentfit\n"
-        "print(time.perf_counter() - start)"
-    )
+    code = "import time, torch\nstart = time.perf_counter()\nimport latentfit\nprint(time.perf_counter() - start)"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def seconds() -> float:
@@ -304,9 +293,7 @@ def test_every_public_name_is_described() -> None:
                     for method, _ in own_methods(thing)
                     if not inherited_doc(thing, method)
                 ]
-    silent += [
-        f"latentfit.{name}" for name in public_names() if not described(name, getattr(latentfit, name))
-    ]
+    silent += [f"latentfit.{name}" for name in public_names() if not described(name, getattr(latentfit, name))]
     assert silent == []
 
 

@@ -94,9 +94,7 @@ def get(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     if name in _MEANT:
-        raise InputError(
-            f"Unknown method {name!r}: Latentfit calls it {_MEANT[name]!r}. All names: latentfit methods."
-        )
+        raise InputError(f"Unknown method {name!r}: Latentfit calls it {_MEANT[name]!r}. All names: latentfit methods.")
     close = difflib.get_close_matches(name, METHODS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InputError(f"Unknown method {name!r}.{hint} All names: latentfit methods.")
@@ -119,6 +117,16 @@ def parse(methods: str | list[str] | tuple[str, ...]) -> list[Method]:
             raise InputError("No method given: --methods auto, all, or names such as mixture,realnvp.")
     chosen = {method.name: method for method in (get("standard"), *map(get, names))}
     return list(chosen.values())
+
+
+def default_network(numel: int) -> str:
+    """The network for rows of this many numbers: an mlp, gated above 256."""
+    return "gated_mlp" if numel > 256 else "mlp"
+
+
+def default_latent_dim(numel: int) -> int:
+    """Half the columns within 2 and 16; 40 for rows of more than 256 numbers."""
+    return 40 if numel > 256 else max(2, min(16, numel // 2))
 
 
 def build(
@@ -148,7 +156,13 @@ def build(
     p_x = registry.build("likelihood", likelihood)
     out_shape = [*data_shape, p_x.n_parameters] if p_x.n_parameters > 1 else list(data_shape)
     encoder, decoder = _networks(
-        network, list(data_shape), posterior.n_parameters, latent_dim, out_shape, context_features, network_args or {}
+        network,
+        list(data_shape),
+        posterior.n_parameters,
+        latent_dim,
+        out_shape,
+        context_features,
+        network_args or {},
     )
     return VAEModule(
         encoder=encoder,
@@ -176,9 +190,7 @@ def _networks(
             raise InputError(f"residual_conv needs images (H, W) or (C, H, W), got rows of shape {tuple(data_shape)}.")
         common = {"context_features": context_features, **arguments}
         return (
-            registry.create(
-                "network", name, in_shape=data_shape, out_shape=n_posterior, direction="encode", **common
-            ),
+            registry.create("network", name, in_shape=data_shape, out_shape=n_posterior, direction="encode", **common),
             registry.create(
                 "network",
                 name,

@@ -16,7 +16,6 @@ from typing import Any
 
 from latentfit.errors import InputError
 
-
 #: the package whose import registers a family; imported when the family is first asked for
 HOMES = {
     "likelihood": "latentfit.likelihoods",
@@ -70,15 +69,34 @@ class Registry:
     def __init__(self) -> None:
         self._families: dict[str, dict[str, type[Component]]] = {}
         self._aliases: dict[str, dict[str, str]] = {}
+        self._synonyms: dict[str, dict[str, str]] = {}
 
-    def register(self, family: str, name: str, component: type[Component], *, aliases: tuple[str, ...] = ()) -> None:
-        """Make `component` known as `name`; `aliases` are answered in the error message, never guessed."""
+    def register(
+        self,
+        family: str,
+        name: str,
+        component: type[Component],
+        *,
+        aliases: tuple[str, ...] = (),
+        synonyms: tuple[str, ...] = (),
+    ) -> None:
+        """Make `component` known as `name`.
+
+        `synonyms` are other words for the same thing and are accepted; `aliases` are near misses, which the error
+        message answers and nothing guesses.
+        """
         known = self._families.setdefault(family, {})
         if known.get(name, component) is not component:
             raise InputError(f"The {family} name {name!r} is taken by {known[name].__name__}; choose another name.")
         known[name] = component
         component.family, component.name = family, name
         self._aliases.setdefault(family, {}).update(dict.fromkeys(aliases, name))
+        self._synonyms.setdefault(family, {}).update(dict.fromkeys(synonyms, name))
+
+    def canonical(self, family: str, name: str) -> str:
+        """The name that a synonym stands for; any other name as it is."""
+        self._known(family)
+        return self._synonyms.get(family, {}).get(name, name)
 
     def names(self, family: str) -> list[str]:
         """All names of a family, in the order they were registered (from simple to rich)."""
@@ -91,6 +109,7 @@ class Registry:
             InputError: an unknown name, with the nearest known one.
         """
         known = self._known(family)
+        name = self.canonical(family, name)
         if name in known:
             return known[name]
         meant = self._aliases.get(family, {}).get(name)
@@ -115,7 +134,7 @@ class Registry:
         return component(**validated(component, arguments, f"{family} {name!r}"))
 
     def build(self, family: str, config: str | Mapping[str, Any], externals: Mapping[str, Any] | None = None) -> Any:
-        """The component of a configuration: a name, `{"name", "args"}`, or `{"external": NAME}` from `externals`."""
+        """The component of a configuration: a name, `{"name", "args"}`, or `{"external": NAME}` of `externals`."""
         if isinstance(config, str):
             return self.create(family, config)
         if "external" in config:
@@ -127,7 +146,7 @@ class Registry:
         return self.create(family, config["name"], **arguments)
 
     def from_json(self, value: Any, externals: Mapping[str, Any] | None = None) -> Any:
-        """JSON -> argument: a nested component is `{"family", "name", "args"}`, a user's module `{"external": NAME}`."""
+        """JSON -> argument: a nested component `{"family", "name", "args"}`, a user's module `{"external": NAME}`."""
         if isinstance(value, Mapping):
             if "external" in value:
                 return _external(value["external"], externals)
@@ -141,7 +160,9 @@ class Registry:
 
 def _external(name: str, externals: Mapping[str, Any] | None) -> Any:
     if externals is None or name not in externals:
-        raise InputError(f"This file holds your own {name!r}, which is not stored in it: load(..., {name}=your_module).")
+        raise InputError(
+            f"This file holds your own {name!r}, which is not stored in it: load(..., {name}=your_module)."
+        )
     return externals[name]
 
 
@@ -158,12 +179,13 @@ def to_json(value: Any, key: str) -> Any:
     return {"external": key}
 
 
-def validated(component: type, arguments: Mapping[str, Any], what: str) -> dict[str, Any]:
+def validated(component: type[Any], arguments: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Arguments checked and converted by the constructor's annotations (pydantic)."""
     from pydantic import ConfigDict, ValidationError, create_model
 
-    signature = inspect.signature(component.__init__)
-    hints = _type_hints(component.__init__)
+    initialise = vars(component).get("__init__") or getattr(component, "__init__")  # noqa: B009  (mypy)
+    signature = inspect.signature(initialise)
+    hints = _type_hints(initialise)
     fields: dict[str, Any] = {}
     for key, parameter in signature.parameters.items():
         if key == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:

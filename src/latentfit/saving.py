@@ -178,9 +178,7 @@ def save_component(
     temporary = directory.with_name(f".{directory.name[:24]}.{uuid.uuid4().hex[:8]}")
     try:
         write_atomic(temporary / CONFIG, json.dumps(config, indent=2) + "\n")
-        save_tensors(
-            temporary / TENSORS, component.state_dict(), {"family": component.family, "name": component.name}
-        )
+        save_tensors(temporary / TENSORS, component.state_dict(), {"family": component.family, "name": component.name})
         write_atomic(temporary / CARD, card if card is not None else _card(config))
         _replace_directory(temporary, directory)
     except LatentfitError:
@@ -192,9 +190,7 @@ def save_component(
     return directory
 
 
-def load_component(
-    directory: str | Path, *, map_location: str | torch.device = "cpu", **externals: Any
-) -> Any:
+def load_component(directory: str | Path, *, map_location: str | torch.device = "cpu", **externals: Any) -> Any:
     """Rebuild what `save_component` wrote.
 
     Args:
@@ -215,15 +211,11 @@ def load_component(
     config = read_config(directory)
     tensors, _ = load_tensors(directory / TENSORS)
     try:
-        component = registry.build(
-            config["family"], {"name": config["name"], "args": config["args"]}, externals
-        )
+        component = registry.build(config["family"], {"name": config["name"], "args": config["args"]}, externals)
     except InputError as error:
         if "load(...," in str(error):  # a module of the user's own is missing: nothing is wrong with the file
             raise
-        raise SavedFileError(
-            f"{directory / CONFIG} does not describe a component of this version: {error}"
-        ) from error
+        raise SavedFileError(f"{directory / CONFIG} does not describe a component of this version: {error}") from error
     try:
         component.load_state_dict(tensors)
     except RuntimeError as error:
@@ -245,9 +237,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
         raise SavedFileError(f"{directory} was not saved by Latentfit: it has no {CONFIG}.")
     config = read_json(path)
     if not isinstance(config, dict) or "format_version" not in config or "latentfit_version" not in config:
-        raise SavedFileError(
-            f"{directory} was not saved by Latentfit: its {CONFIG} has no latentfit_version."
-        )
+        raise SavedFileError(f"{directory} was not saved by Latentfit: its {CONFIG} has no latentfit_version.")
     if config["format_version"] != FORMAT_VERSION:
         raise SavedFileError(
             f"{directory} has format version {config['format_version']!r} (latentfit "

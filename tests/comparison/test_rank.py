@@ -270,9 +270,7 @@ def test_alone_the_null_stays() -> None:
 
 def test_identical_scores_change_nothing() -> None:
     y = np.random.default_rng(15).standard_normal((3, 50))
-    got = rank(
-        {k: Candidate(y, f) for k, f in (("standard", "jointly"), ("a", "jointly"), ("b", "post hoc"))}
-    )
+    got = rank({k: Candidate(y, f) for k, f in (("standard", "jointly"), ("a", "jointly"), ("b", "post hoc"))})
     assert (got.verdict, got.key) == ("change_nothing", "standard")
     assert all(gain.interval == (0.0, 0.0) for gain in got.gains.values())
 

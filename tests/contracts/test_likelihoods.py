@@ -105,9 +105,7 @@ def density_on_grid(case: Case) -> tuple[Tensor, Tensor]:
 
 def some_x(case: Case, n: int) -> Tensor:
     """Rows that the likelihood accepts, different in every entry where it has more than two values."""
-    draws = make(case).sample(
-        parameters_for(case, n), context_for(case, n), torch.Generator().manual_seed(11)
-    )
+    draws = make(case).sample(parameters_for(case, n), context_for(case, n), torch.Generator().manual_seed(11))
     return draws.detach()
 
 
@@ -258,18 +256,14 @@ def test_configuration_round_trip(case: Case) -> None:
     assert again.config() == likelihood.config()
     again.load_state_dict(likelihood.state_dict())
     x, params, context = some_x(case, 4), parameters_for(case, 4), context_for(case, 4)
-    assert torch.equal(
-        again.log_prob(x, params, context=context), likelihood.log_prob(x, params, context=context)
-    )
+    assert torch.equal(again.log_prob(x, params, context=context), likelihood.log_prob(x, params, context=context))
 
 
 def test_check_accepts_its_samples_and_names_the_bad_column(case: Case) -> None:
     likelihood, x = make(case), some_x(case, 50)
     likelihood.check(x)
     x[7, 1] = case.bad
-    with pytest.raises(
-        InputError, match=rf"^likelihood '{case.name}' needs .*; column 1 (reaches|holds) "
-    ) as caught:
+    with pytest.raises(InputError, match=rf"^likelihood '{case.name}' needs .*; column 1 (reaches|holds) ") as caught:
         likelihood.check(x)
     message = str(caught.value)
     assert f" {case.bad!r} (1 of 150 entries" in message

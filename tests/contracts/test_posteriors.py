@@ -117,9 +117,7 @@ def test_rebuilt_from_its_configuration(name):
     posterior, parameters = make(name, (2, 1, 2))
     again = registry.build("posterior", json.loads(json.dumps(posterior.config()))).double()
     again.load_state_dict(posterior.state_dict(), strict=True)
-    a, b = (
-        p(parameters).rsample_with_log_prob(2, torch.Generator().manual_seed(0)) for p in (posterior, again)
-    )
+    a, b = (p(parameters).rsample_with_log_prob(2, torch.Generator().manual_seed(0)) for p in (posterior, again))
     assert torch.equal(a[0], b[0])
     assert torch.equal(a[1], b[1])
 

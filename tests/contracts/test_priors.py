@@ -31,13 +31,9 @@ def zuko_flow(dim):
 PRIORS = {
     "standard": lambda d: priors.create("standard", latent_dim=d),
     "learned_gaussian": lambda d: priors.create("learned_gaussian", latent_dim=d),
-    "learned_gaussian, diagonal": lambda d: priors.create(
-        "learned_gaussian", latent_dim=d, covariance="diagonal"
-    ),
+    "learned_gaussian, diagonal": lambda d: priors.create("learned_gaussian", latent_dim=d, covariance="diagonal"),
     "mixture": lambda d: priors.create("mixture", latent_dim=d, n_components=4),
-    "mixture, diagonal": lambda d: priors.create(
-        "mixture", latent_dim=d, n_components=4, covariance="diagonal"
-    ),
+    "mixture, diagonal": lambda d: priors.create("mixture", latent_dim=d, n_components=4, covariance="diagonal"),
     "mixture, auto": lambda d: priors.create("mixture", latent_dim=d, n_components="auto"),
     "realnvp": flow,
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
@@ -108,9 +104,7 @@ def test_samples_agree_with_the_density(name, dim):
         own = prior.log_prob(z)
     probability = log_p.exp() * cell
     for axis in range(dim):
-        marginal = (
-            probability.view([len(line)] * dim).movedim(axis, 0).flatten(1).sum(1) if dim > 1 else probability
-        )
+        marginal = probability.view([len(line)] * dim).movedim(axis, 0).flatten(1).sum(1) if dim > 1 else probability
         cdf = marginal.cumsum(0) - 0.5 * marginal
         x = z[:, axis].sort().values
         index = torch.searchsorted(line, x).clamp(1, len(line) - 1)

@@ -73,9 +73,7 @@ def test_every_kind_of_data_gives_the_same_rows(given):
     np.testing.assert_array_equal(batch.x.numpy(), X)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["bool", "uint8", "int16", "uint16", "uint32", "int64", "float16", "float32"]
-)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint16", "uint32", "int64", "float16", "float32"])
 def test_number_types_become_float32(dtype):
     x = np.array([[0, 1], [1, 0]], dtype=dtype)
     batch = as_batch(x)

@@ -98,9 +98,7 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "place", ["data_dir", "data_dir/little", "environment", "environment/little", "data/little"]
-)
+@pytest.mark.parametrize("place", ["data_dir", "data_dir/little", "environment", "environment/little", "data/little"])
 def test_an_idx_set_is_found_where_it_may_lie(place, tmp_path, monkeypatch):
     store(tmp_path / place)
     monkeypatch.setenv("LATENTFIT_DATA", str(tmp_path / "environment"))
@@ -118,9 +116,7 @@ def test_a_set_is_downloaded_checked_and_found_again(tmp_path):
     mirrors = (f"{bad.as_uri()}/", f"{(tmp_path / 'gone').as_uri()}/", f"{(tmp_path / 'mirror').as_uri()}/")
     x, _, _ = load_idx_set(little_set(*mirrors), tmp_path / "here")
     assert np.array_equal(x, IMAGES)
-    assert sorted(p.name for p in (tmp_path / "here" / "little").iterdir()) == sorted(
-        f"{f}.gz" for f in FILES
-    )
+    assert sorted(p.name for p in (tmp_path / "here" / "little").iterdir()) == sorted(f"{f}.gz" for f in FILES)
     again, _, _ = load_idx_set(little_set(), tmp_path / "here")
     assert np.array_equal(again, IMAGES)
 
@@ -221,10 +217,7 @@ def test_csv_labels_groups_row_numbers_and_constant_columns(tmp_path):
     assert source.labels is not None
     assert source.labels.tolist() == ["u", "v"] * 5
     assert source.groups is not None
-    assert (
-        source.origin
-        == "a.csv, 10 rows of 2 columns, integers 0..3, row numbers in the first column left out"
-    )
+    assert source.origin == "a.csv, 10 rows of 2 columns, integers 0..3, row numbers in the first column left out"
 
 
 def test_csv_as_spreadsheets_write_it(tmp_path):
@@ -241,9 +234,7 @@ def test_gzipped_csv(tmp_path):
 
 def test_parquet(tmp_path):
     pytest.importorskip("pyarrow")
-    pd.DataFrame({"a": X[:, 0], "b": pd.array(Y, dtype="Int64"), "who": ["u"] * 10}).to_parquet(
-        tmp_path / "a.parquet"
-    )
+    pd.DataFrame({"a": X[:, 0], "b": pd.array(Y, dtype="Int64"), "who": ["u"] * 10}).to_parquet(tmp_path / "a.parquet")
     source = load(tmp_path / "a.parquet", labels_key="who")
     np.testing.assert_array_equal(source.x, np.column_stack([X[:, 0], Y]))
     assert source.columns == ("a", "b")

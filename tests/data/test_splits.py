@@ -94,9 +94,7 @@ def test_the_seed_decides():
 
 
 def test_unequal_groups_are_said():
-    with pytest.warns(
-        DataWarning, match="groups are so unequal that a part of the data has 1 instead of 10 rows"
-    ):
+    with pytest.warns(DataWarning, match="groups are so unequal that a part of the data has 1 instead of 10 rows"):
         split_rows(100, groups=[0] * 97 + [1, 2, 3])
 
 

@@ -36,9 +36,7 @@ def log_joint(x, z):
 def test_log_prob_is_the_integral_over_z():
     z, cell = grid()
     for x in X:
-        assert TRUTH.log_prob(x).item() == pytest.approx(
-            float(log_joint(x, z).logsumexp(0)) + math.log(cell), abs=1e-9
-        )
+        assert TRUTH.log_prob(x).item() == pytest.approx(float(log_joint(x, z).logsumexp(0)) + math.log(cell), abs=1e-9)
 
 
 def test_posterior_is_bayes_rule():
@@ -90,9 +88,7 @@ def test_expected_kl_and_aggregate_over_the_population():
 
 
 def test_the_exact_posterior_has_no_mismatch():
-    torch.testing.assert_close(
-        TRUTH.aggregate(TRUTH.posterior_covariance)[1], torch.eye(2, dtype=torch.float64)
-    )
+    torch.testing.assert_close(TRUTH.aggregate(TRUTH.posterior_covariance)[1], torch.eye(2, dtype=torch.float64))
     assert TRUTH.mismatch(TRUTH.posterior_covariance) == pytest.approx(0, abs=1e-12)
     assert TRUTH.mismatch() > 0
 

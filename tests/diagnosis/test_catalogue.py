@@ -32,18 +32,9 @@ FINDINGS = [
     Finding("LF-DECODER-01", "ok", {"likelihood": "normal", "scale": 0.11, "variant": "scale"}),
     Finding("LF-DECODER-01", "know", {"likelihood": "normal"}),
     Finding("LF-DECODER-01", "fix", {"scale": 0.11, "kl_weight": 1.3}),
-    *[
-        Finding("LF-COLLAPSE-01", s, {"active": 10.7, "total": 16})
-        for s in ("ok", "know", "small", "improve", "fix")
-    ],
-    *[
-        Finding("LF-INFERENCE-01", s, {"gap": GAP, "k": 1024})
-        for s in ("ok", "know", "small", "improve", "fix")
-    ],
-    *[
-        Finding("LF-PRIOR-01", s, {"gap": GAP, "share": 0.06})
-        for s in ("ok", "know", "small", "improve", "fix")
-    ],
+    *[Finding("LF-COLLAPSE-01", s, {"active": 10.7, "total": 16}) for s in ("ok", "know", "small", "improve", "fix")],
+    *[Finding("LF-INFERENCE-01", s, {"gap": GAP, "k": 1024}) for s in ("ok", "know", "small", "improve", "fix")],
+    *[Finding("LF-PRIOR-01", s, {"gap": GAP, "share": 0.06}) for s in ("ok", "know", "small", "improve", "fix")],
     *[Finding("LF-PRIOR-02", s, {"gap": GAP}) for s in ("ok", "know", "small")],
     *[Finding("LF-HOLES-01", s, {"share": 0.31}) for s in ("ok", "know", "small", "improve", "fix")],
     Finding("LF-LATENTS-SATURATED", "know", {"kl": 14.2, "log_n": 7.0}),
@@ -71,11 +62,7 @@ def test_every_language_has_the_same_placeholders(lang):
 
 @pytest.mark.parametrize("lang", catalogue.LANGUAGES)
 def test_no_sentence_is_empty_or_badly_spaced(lang):
-    bad = [
-        k
-        for k, s in catalogue.LANGUAGES[lang].items()
-        if not s.strip() or s != s.strip() or "  " in s.strip()
-    ]
+    bad = [k for k, s in catalogue.LANGUAGES[lang].items() if not s.strip() or s != s.strip() or "  " in s.strip()]
     assert [key for key in bad if key not in ("terminal.job", "terminal.job.kept")] == []
 
 
@@ -104,9 +91,7 @@ def test_a_prior_gap_is_always_a_lower_bound():
         *keys("verdict.change"),
     ]:
         if "gap" in parameters(key):
-            assert "at least" in say(
-                key, **dict.fromkeys(parameters(key), GAP) | {"share": 0.1, "unit": "row"}
-            )
+            assert "at least" in say(key, **dict.fromkeys(parameters(key), GAP) | {"share": 0.1, "unit": "row"})
 
 
 def test_the_frozen_model_only_speaks_of_itself():
@@ -115,10 +100,7 @@ def test_the_frozen_model_only_speaks_of_itself():
 
 
 def test_estimates_and_floats_are_printed_short():
-    assert (
-        say("verdict.test", n=12345, units="rows", gain=GAP)
-        == "On the 12,345 test rows, opened once: +0.9 ± 0.1."
-    )
+    assert say("verdict.test", n=12345, units="rows", gain=GAP) == "On the 12,345 test rows, opened once: +0.9 ± 0.1."
     minus = Estimate(-0.62, 0.3, (-1.2, 0.0))
     assert say("verdict.test", n=1, units="rows", gain=minus).endswith(": -0.6 ± 0.3.")
     assert finding_sentence(FINDINGS[1]) == "KL weight ended at 0.25, not 1"

@@ -49,9 +49,7 @@ def test_groups_of_one_change_nothing_and_copies_add_no_information():
 
 def test_equal_weights_change_nothing_and_zero_weights_drop_rows():
     values = np.random.default_rng(2).normal(size=30)
-    assert Estimate.of(values, weights=np.full(30, 7.0)).std_error == pytest.approx(
-        Estimate.of(values).std_error
-    )
+    assert Estimate.of(values, weights=np.full(30, 7.0)).std_error == pytest.approx(Estimate.of(values).std_error)
     weights = np.r_[np.ones(20), np.zeros(10)]
     assert Estimate.of(values, weights=weights).value == pytest.approx(values[:20].mean())
 

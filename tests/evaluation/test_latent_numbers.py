@@ -45,9 +45,7 @@ def test_kl_to_the_standard_normal_is_torch_s():
 
     rng = torch.Generator().manual_seed(0)
     mean = torch.randn(4, 3, generator=rng, dtype=torch.float64)
-    tril = torch.eye(3, dtype=torch.float64) + torch.randn(4, 3, 3, generator=rng, dtype=torch.float64).tril(
-        -1
-    )
+    tril = torch.eye(3, dtype=torch.float64) + torch.randn(4, 3, 3, generator=rng, dtype=torch.float64).tril(-1)
     codes = Codes(mean, tril.square().sum(-1).sqrt(), scale_tril=tril)
     standard = MultivariateNormal(torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64))
     expected = kl_divergence(MultivariateNormal(mean, scale_tril=tril), standard)
@@ -63,9 +61,7 @@ def test_rows_of_codes_are_picked_everywhere():
 
 
 def test_dead_units_are_counted_and_their_kl_is_zero():
-    mean = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-        [1.0, 0.5, 0.0, 0.05]
-    )
+    mean = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.5, 0.0, 0.05])
     std = torch.tensor([0.1, 0.5, 1.0, 1.0]).expand(2000, 4)
     units = active_units(Codes(mean, std))
     assert units.active.tolist() == [True, True, False, False]

@@ -70,8 +70,7 @@ def test_refitted_after_a_prior_swap_it_is_exact_again(exact_vae):
     variance = prior.variance().diag()
     exact = torch.distributions.MultivariateNormal(
         truth.weight @ prior.mean.detach() + truth.bias,
-        truth.weight @ variance.detach() @ truth.weight.T
-        + truth.noise**2 * torch.eye(5, dtype=torch.float64),
+        truth.weight @ variance.detach() @ truth.weight.T + truth.noise**2 * torch.eye(5, dtype=torch.float64),
     ).log_prob(x[:50])
     again = fit_proposal(vae, x, warm_start=first)
     result = log_likelihood(vae, x[:50], proposal=again, n_importance_samples=200)

@@ -20,9 +20,7 @@ def whitening(dim, full):
 
 def actnorm(dim):
     layer = ActNorm(dim).double()
-    layer.initialise(
-        3 + 2 * torch.randn(30, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    )
+    layer.initialise(3 + 2 * torch.randn(30, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     return layer
 
 

@@ -76,9 +76,7 @@ def test_negative_binomial_agrees_with_scipy(theta: float) -> None:
             log_mean,
             torch.tensor(math.log(theta), dtype=torch.float64),
         )
-        torch.testing.assert_close(
-            got, torch.from_numpy(stats.nbinom.logpmf(x, theta, p)), rtol=1e-9, atol=1e-7
-        )
+        torch.testing.assert_close(got, torch.from_numpy(stats.nbinom.logpmf(x, theta, p)), rtol=1e-9, atol=1e-7)
 
 
 def test_zinb_is_the_mixture_it_says() -> None:
@@ -148,9 +146,7 @@ def test_optimal_scale_follows_the_batch_then_is_frozen() -> None:
         likelihood.sample(mean)
     likelihood.freeze_scale(x, mean)
     # other rows, however far, are scored with the training rows' sigma
-    torch.testing.assert_close(
-        likelihood.log_prob(x + 3, mean), td.Normal(mean, sigma).log_prob(x + 3).sum(-1)
-    )
+    torch.testing.assert_close(likelihood.log_prob(x + 3, mean), td.Normal(mean, sigma).log_prob(x + 3).sum(-1))
     again = likelihoods.create("normal", scale="optimal").eval()
     again.load_state_dict(likelihood.state_dict())
     torch.testing.assert_close(again.log_prob(x, mean), expected)
@@ -166,9 +162,7 @@ def test_optimal_scale_has_the_gradient_of_the_log_of_the_residuals() -> None:
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize(
-    "args", [{"scale": "learned"}, {"scale": "column", "n_columns": 2}, {"scale": "row"}]
-)
+@pytest.mark.parametrize("args", [{"scale": "learned"}, {"scale": "column", "n_columns": 2}, {"scale": "row"}])
 def test_the_floor_bounds_the_density(args: dict) -> None:
     likelihood = likelihoods.create("normal", floor=0.5, **args)
     for parameter in likelihood.parameters():
@@ -186,9 +180,7 @@ def test_learned_column_scale_is_the_maximum_likelihood_one() -> None:
     with torch.no_grad():
         likelihood.log_scale.copy_(x.square().mean(0).sqrt().log())
     likelihood.log_prob(x, torch.zeros_like(x)).mean().backward()
-    torch.testing.assert_close(
-        likelihood.log_scale.grad, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(likelihood.log_scale.grad, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 # --- what is refused ---

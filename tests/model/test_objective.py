@@ -128,9 +128,7 @@ def test_shapes_that_do_not_meet_are_named():
     with pytest.raises(InputError, match=r"returned \(4, 5\).*needs \(4, 4\)"):
         vae.encode(torch.zeros(4, 3))
     with pytest.raises(InputError, match="posterior is over"):
-        lf.VAEModule(
-            nn.Linear(3, 4), nn.Linear(2, 3), latent_dim=3, posterior=lf.posteriors.DiagonalPosterior(2)
-        )
+        lf.VAEModule(nn.Linear(3, 4), nn.Linear(2, 3), latent_dim=3, posterior=lf.posteriors.DiagonalPosterior(2))
 
 
 def test_a_deterministic_model_draws_itself():

@@ -114,9 +114,7 @@ def test_mixture_finds_the_number_and_the_truth():
 def test_one_gaussian_is_not_made_many():
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(2000, 3, generator=generator)
-    prior = priors.create("mixture", latent_dim=3, n_components="auto").fit(
-        mean, std=0.5 * torch.ones_like(mean)
-    )
+    prior = priors.create("mixture", latent_dim=3, n_components="auto").fit(mean, std=0.5 * torch.ones_like(mean))
     z = math.sqrt(1.25) * torch.randn(5000, 3, generator=generator)
     assert prior.n_components == 1
     assert held_out(prior, z) > -1.5 * math.log(2 * math.pi * math.e * 1.25) - 0.02
@@ -239,9 +237,7 @@ def test_a_context_it_cannot_use_changes_nothing():
 
 def test_a_low_temperature_draws_closer_to_the_centre():
     prior = priors.create("realnvp", latent_dim=3, transforms=1, hidden_features=8)
-    warm, cold = (
-        prior.sample(500, generator=torch.Generator().manual_seed(0), temperature=t) for t in (1.0, 0.5)
-    )
+    warm, cold = (prior.sample(500, generator=torch.Generator().manual_seed(0), temperature=t) for t in (1.0, 0.5))
     torch.testing.assert_close(cold, 0.5 * warm)
 
 

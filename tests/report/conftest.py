@@ -16,9 +16,7 @@ def estimate(value: float, error: float) -> Estimate:
     return Estimate.from_error(value, error)
 
 
-def row(
-    method: str, fitted: str, gain: float | None, error: float, log_px: float, kl: float, **more: object
-) -> Row:
+def row(method: str, fitted: str, gain: float | None, error: float, log_px: float, kl: float, **more: object) -> Row:
     key = method if fitted == "jointly" else f"{method}@standard"
     values: dict = {
         "active_units": 11.0,
@@ -110,9 +108,7 @@ def digit_pictures() -> Pictures:
     order = rng.permutation(600)[:36]
     steps = np.arange(100, 2001, 100)
     curves = {
-        key: [
-            {"step": float(t), "validation": end + 60 * np.exp(-t / 250) + 0.15 * rng.normal()} for t in steps
-        ]
+        key: [{"step": float(t), "validation": end + 60 * np.exp(-t / 250) + 0.15 * rng.normal()} for t in steps]
         for key, end in {
             "standard": 116.0,
             "mixture": 114.4,
@@ -182,9 +178,7 @@ def setting(**more: object) -> Setting:
 @pytest.fixture(scope="session")
 def digit_result() -> Comparison:
     board = rows()
-    tested = [
-        replace(r, gain=None if r.gain is None else estimate(r.gain.value - 0.1, 0.2)) for r in board[1::5]
-    ]
+    tested = [replace(r, gain=None if r.gain is None else estimate(r.gain.value - 0.1, 0.2)) for r in board[1::5]]
     return Comparison(
         setting=setting(),
         rows=board,

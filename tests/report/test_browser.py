@@ -105,9 +105,7 @@ def test_without_script_everything_but_the_interaction_is_there(page):
         driver.get(page)
         assert driver.find_element("css selector", "h1").is_displayed()
         assert all(tile.is_displayed() for tile in driver.find_elements("css selector", ".tile"))
-        assert [image.is_displayed() for image in driver.find_elements("css selector", ".grids img")] == [
-            True
-        ] * 3
+        assert [image.is_displayed() for image in driver.find_elements("css selector", ".grids img")] == [True] * 3
         assert driver.find_element("css selector", "#gains svg").is_displayed()
         assert driver.find_element("css selector", "#codes .printed svg").is_displayed()
         assert not driver.find_element("css selector", "#map").is_displayed()

@@ -64,9 +64,7 @@ def test_missing_facts_leave_no_trace():
 
 
 def test_foreign_names_cannot_break_out():
-    text = card(
-        {"name": "x", "args": {"a": "``` <b>"}}, {"data": "<img src=x> | [a](b)", "fingerprint": "`x`"}
-    )
+    text = card({"name": "x", "args": {"a": "``` <b>"}}, {"data": "<img src=x> | [a](b)", "fingerprint": "`x`"})
     assert "<img" not in text
     assert " | " not in text
     assert text.count("```") == 4

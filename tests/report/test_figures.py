@@ -50,9 +50,7 @@ def test_dots_stand_in_the_order_of_their_gains(width):
     assert x[2] > zero > x[3]
 
 
-@given(
-    st.lists(st.tuples(NUMBERS, st.one_of(st.floats(0, 1e5), st.just(float("nan")))), min_size=0, max_size=6)
-)
+@given(st.lists(st.tuples(NUMBERS, st.one_of(st.floats(0, 1e5), st.just(float("nan")))), min_size=0, max_size=6))
 def test_any_gains_draw_a_valid_figure_inside_its_frame(pairs):
     svg = figures.gains(marks([v for v, _ in pairs], [e for _, e in pairs]), "nats", "s", 350)
     ET.fromstring(svg)

@@ -62,9 +62,7 @@ def html(digit_result) -> str:
 def test_the_first_screens_need_no_script(html):
     before_script = html[: html.index("<script")]
     page = Page(before_script)
-    assert (
-        "N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use mixture trained jointly" in page.words
-    )
+    assert "N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use mixture trained jointly" in page.words
     assert "On the 359 test images, opened once: +1.5 ± 0.2." in page.words
     assert sum(a.get("class") == "tile" for _, a in page.tags) == 4
     for value in (
@@ -75,9 +73,7 @@ def test_the_first_screens_need_no_script(html):
         "24 s",
     ):
         assert value in page.words
-    grids = [
-        a["src"] for tag, a in page.tags if tag == "img" and (a.get("src") or "").startswith("data:image/png")
-    ]
+    grids = [a["src"] for tag, a in page.tags if tag == "img" and (a.get("src") or "").startswith("data:image/png")]
     assert len(grids) == 3
     assert page.ids()[:4] == ["see", "error", "gains", "leaderboard"]
     assert page.words.count("LF-") == 6
@@ -145,9 +141,7 @@ def test_data_is_shown_only_when_asked(digit_result):
         hidden = replace(digit_result, setting=replace(digit_result.setting, show_data=False))
         html = render(hidden, show_data=show)
         assert '"images": []' in html
-        assert (
-            html.split("<script")[0].count("data:image/png") == 2
-        )  # what either prior draws; nothing made from a row
+        assert html.split("<script")[0].count("data:image/png") == 2  # what either prior draws; nothing made from a row
         assert "show_data=True turns them on" in html
         assert "This file contains 0 thumbnails of your data" in html
     assert "This file contains 436 thumbnails of your data" in render(digit_result)

@@ -54,9 +54,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize("batch_size", [16, 64])
 def test_it_is_a_hand_written_adam_loop_to_the_bit(batch_size: int, weight_decay: float) -> None:
     ours, theirs, data = model(), model(), Recording(X)
-    recipe = Recipe(
-        max_steps=40, batch_size=batch_size, schedule="constant", clip_norm=None, weight_decay=weight_decay
-    )
+    recipe = Recipe(max_steps=40, batch_size=batch_size, schedule="constant", clip_norm=None, weight_decay=weight_decay)
     minimise(ours, reconstruction(ours), data, recipe)
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     adam = kind(theirs.parameters(), lr=1e-3, weight_decay=weight_decay, fused=True)
@@ -69,9 +67,7 @@ def test_it_is_a_hand_written_adam_loop_to_the_bit(batch_size: int, weight_decay
     assert not equal(ours, model())
 
 
-@pytest.mark.parametrize(
-    ("n", "batch_size", "sizes"), [(50, 16, [16] * 3), (20, 16, [16, 4]), (10, 16, [10])]
-)
+@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(50, 16, [16] * 3), (20, 16, [16, 4]), (10, 16, [10])])
 def test_every_epoch_is_a_permutation_and_short_batches_are_dropped(n, batch_size, sizes) -> None:
     m, data = model(), Recording(X[:n])
     minimise(m, reconstruction(m), data, Recipe(max_steps=3 * len(sizes), batch_size=batch_size))
@@ -249,9 +245,7 @@ def test_after_three_roll_backs_the_error_names_the_term_and_the_last_good_weigh
         return {"loss": error + kl, "fit": error, "kl": kl}
 
     with pytest.raises(TrainingError) as caught:
-        minimise(
-            m, loss, Rows(Batch(X)), Recipe(max_steps=99, validate_every=10), what="mixture", random_state=1
-        )
+        minimise(m, loss, Rows(Batch(X)), Recipe(max_steps=99, validate_every=10), what="mixture", random_state=1)
     assert str(caught.value) == (
         "Training stopped at step 40: the term 'kl' became infinite after 3 roll-backs (mixture, seed 1; "
         "last good step 20 kept). Usual cause: a log-scale or log-variance ran away. Try learning_rate=3e-04."

@@ -20,9 +20,7 @@ from latentfit.training import Recipe, TrainingResult, minimise
 from latentfit.training import loop as loop_file
 
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-RECIPE = Recipe(
-    max_steps=60, batch_size=16, validate_every=10, ema_decay=0.9, learning_rate=0.01, patience=50
-)
+RECIPE = Recipe(max_steps=60, batch_size=16, validate_every=10, ema_decay=0.9, learning_rate=0.01, patience=50)
 
 
 class Objective(nn.Module):

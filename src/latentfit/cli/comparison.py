@@ -42,15 +42,9 @@ def compare(
     methods: Annotated[str, typer.Option(help="auto, all, or names: mixture,realnvp")] = "auto",
     n_seeds: Annotated[int, typer.Option(min=1, help="trainings of each method")] = 3,
     goal: Annotated[str, typer.Option(help="likelihood, samples or embedding: what decides")] = "likelihood",
-    max_minutes: Annotated[
-        float | None, typer.Option(help="for the whole command; turned into steps once")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="at most 10,000 rows and a third of the steps")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="processes; by default one a core, at most 8")
-    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="for the whole command; turned into steps once")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="at most 10,000 rows and a third of the steps")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one a core, at most 8")] = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; runs/DATA by default")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming")] = False,
     backend: Annotated[str, typer.Option(help="serial, loky, dask or ray")] = "loky",
@@ -61,9 +55,7 @@ def compare(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     device: Device = "cpu",
-    labels: Annotated[
-        str | None, typer.Option(help="FILE.npy, a column, or obs:COLUMN: scores the embedding")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(help="FILE.npy, a column, or obs:COLUMN: scores the embedding")] = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     lang: Lang = "en",
@@ -74,7 +66,7 @@ def compare(
     """Compare what the prior costs and what each remedy wins back; the same command resumes."""
     session: Session = context.obj
     check_lang(lang)
-    from latentfit.comparison.run import _folder_name
+    from latentfit.comparison.plan import folder_name
     from latentfit.comparison.run import compare as run
     from latentfit.data.readers import load_array
     from latentfit.data.sources import load
@@ -84,7 +76,7 @@ def compare(
     if own_file and not Path(str(labels)).is_file():
         raise InputError(f"--labels {labels} does not exist.")
     source = load(data, data_dir, labels_key=None if own_file else labels)
-    folder = out if out is not None else Path("runs") / _folder_name(data)
+    folder = out if out is not None else Path("runs") / folder_name(data)
     terminal = Terminal(
         sys.stderr if as_json else sys.stdout,
         command=session.command,
@@ -147,11 +139,7 @@ def report(
 
     check_run(run)
     comparison = Comparison.read(run)
-    path = (
-        comparison.report(output, lang=lang, title=title)
-        if output
-        else write_report(comparison, run, lang, title)
-    )
+    path = comparison.report(output, lang=lang, title=title) if output else write_report(comparison, run, lang, title)
     print(path.as_posix())
     if show:
         browse(path)

@@ -66,9 +66,7 @@ def list_methods(context: typer.Context, lang: Lang = "en", as_json: AsJson = Fa
     width = max(len(str(method["name"])) for method in listed)
     words = (say("word.jointly", lang), say("word.post hoc", lang))
     for method in listed:
-        how = ", ".join(
-            word for word, can in zip(words, (method["joint"], method["post_hoc"]), strict=True) if can
-        )
+        how = ", ".join(word for word, can in zip(words, (method["joint"], method["post_hoc"]), strict=True) if can)
         line = f"{method['name']:<{width}}  {how:<{len(', '.join(words))}}  {method['description']}"
         print(plain(line) if context.obj.ascii else line)
 
@@ -106,16 +104,12 @@ def _latents(path: Path) -> dict[str, Any]:
     spreads = [name for name in ("std", "var", "logvar") if name in arrays]
     if "mean" not in arrays or len(spreads) != 1:
         held = ", ".join(arrays) or "nothing"
-        raise InputError(
-            f"--latents {path} needs the keys mean and exactly one of std, var, logvar; it holds {held}."
-        )
+        raise InputError(f"--latents {path} needs the keys mean and exactly one of std, var, logvar; it holds {held}.")
     kind = spreads[0]
     result: dict[str, Any] = {"mean": arrays["mean"], kind: arrays[kind]}
     if "train_mean" in arrays:
         if f"train_{kind}" not in arrays:
-            raise InputError(
-                f"--latents {path} holds train_mean, so it needs train_{kind} too (the kind of {kind})."
-            )
+            raise InputError(f"--latents {path} holds train_mean, so it needs train_{kind} too (the kind of {kind}).")
         result["train"] = (arrays["train_mean"], arrays[f"train_{kind}"])
     if "groups" in arrays:
         result["groups"] = arrays["groups"]

@@ -64,9 +64,7 @@ def train(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out.as_posix()} is a file; --out needs a folder's name.")
     if out.is_dir() and any(out.iterdir()) and not fresh:
-        raise InputError(
-            f"{out.as_posix()} exists and is not empty. Use --fresh to replace a model, or another --out."
-        )
+        raise InputError(f"{out.as_posix()} exists and is not empty. Use --fresh to replace a model, or another --out.")
     source = load(data, data_dir)
     vae = VAE(
         latent_dim=latent_dim or "auto",
@@ -90,9 +88,7 @@ def sample(
     run: Run,
     output: Output,
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="rows")] = 1000,
-    means: Annotated[
-        bool, typer.Option("--means", help="decoder means instead of draws of p(x given z)")
-    ] = False,
+    means: Annotated[bool, typer.Option("--means", help="decoder means instead of draws of p(x given z)")] = False,
     seed: Seed = 0,
 ) -> None:
     """Draw rows from the model's own prior."""
@@ -145,9 +141,7 @@ def evaluate(
 
     model, folder = _load(run)
     module, rows, train, own = _rows(model, folder, data, data_dir, held_out=True)
-    scored = log_likelihood(
-        module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed
-    )
+    scored = log_likelihood(module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed)
     terms = elbo_terms(module, rows, random_state=seed)
     units = active_units(encode_rows(module, rows))
     facts: dict[str, Any] = {
@@ -175,9 +169,7 @@ def _load(run: Path) -> tuple[Any, Path]:
     check_run(run)
     folder = run / "best" if (run / "best" / "config.json").is_file() else run
     if folder == run and (run / "plan.json").is_file():
-        raise InputError(
-            f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on."
-        )
+        raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
     return load(folder), folder
 
 
@@ -197,9 +189,7 @@ def _rows(
     from latentfit.data.transforms import drop_constant_columns
 
     if not hasattr(model, "encode") and not hasattr(model, "module_"):
-        raise InputError(
-            f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows."
-        )
+        raise InputError(f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows.")
     x = load(data, data_dir).x
     if hasattr(model, "module_"):
         return model.module_, Batch(model._rows(x)), None, False

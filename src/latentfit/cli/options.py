@@ -17,9 +17,7 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Run = Annotated[
-    Path, typer.Argument(help="the folder of a comparison or of a saved model", show_default=False)
-]
+Run = Annotated[Path, typer.Argument(help="the folder of a comparison or of a saved model", show_default=False)]
 Lang = Annotated[str, typer.Option("--lang", envvar="LATENTFIT_LANG", help="en or vi")]
 DataDir = Annotated[
     Path | None,
@@ -66,9 +64,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 Config = Annotated[
     Path | None,
-    typer.Option(
-        "--config", callback=read_config, is_eager=True, help="FILE.toml whose keys are these options"
-    ),
+    typer.Option("--config", callback=read_config, is_eager=True, help="FILE.toml whose keys are these options"),
 ]
 
 
@@ -79,9 +75,7 @@ def check_lang(lang: str) -> None:
 
 def check_run(run: Path) -> None:
     if not run.is_dir():
-        raise InputError(
-            f"{run.as_posix()} is not a folder; expected that of a comparison or of a saved model."
-        )
+        raise InputError(f"{run.as_posix()} is not a folder; expected that of a comparison or of a saved model.")
 
 
 def browse(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentfit import methods
-from latentfit.comparison.jobs import load_data, load_model, load_prior, read_arrays, read_result
+from latentfit.comparison.jobs import load_data, load_model, load_prior, read_arrays, read_result, some
 from latentfit.comparison.plan import Job, Plan, job_folder
 from latentfit.comparison.rank import Candidate, Ranking, rank
 from latentfit.comparison.result import Comparison, Pictures, Recommendation, Row, Setting
@@ -82,12 +83,8 @@ def gather(folder: Path, plan: Plan, facts: Mapping[str, Any]) -> Comparison:
     ordered = sorted(found.keys, key=lambda key: -_gain(ranking, key))
     table = [_row(found, ranking, key, "selection", metrics, facts) for key in ordered]
     test_table = [_row(found, test, key, "test", metrics, facts) for key in ordered]
-    gap = Estimate.from_dict(found.ladders[0]["prior_gap"])
-    elbo = np.stack([arrays["selection_elbo"] for arrays in found.arrays["standard"]])
-    inference = Estimate.of((found.log_px("standard", "selection") - elbo).mean(0))
-    kl = found.mean("standard", "selection_kl")
+    null = diagnose(found, data, rows)
     holes, densities = _holes(found, data, rows, ranking.key)
-    findings = _findings(found, plan, data, gap, inference, kl, holes[0])
     test_gain = test.gains.get(ranking.key)
     return Comparison(
         setting=_setting(plan, data, rows, facts),
@@ -103,10 +100,10 @@ def gather(folder: Path, plan: Plan, facts: Mapping[str, Any]) -> Comparison:
             without_training=ranking.without_training,
             other_goals=ranking.other_goals,
         ),
-        findings=findings,
-        budget={"inference": inference, "prior": gap},
-        prior_gap=gap,
-        prior_gap_share_of_kl=gap.value / kl if kl else 0.0,
+        findings=null.findings,
+        budget={"inference": null.inference_gap, "prior": null.prior_gap},
+        prior_gap=null.prior_gap,
+        prior_gap_share_of_kl=null.share,
         holes=holes,
         reconstruction_floor=float(np.mean(metrics["floor"]["standard"])),
         pictures=_pictures(found, data, rows, labels, ranking.key, densities, bool(facts["show_data"])),
@@ -165,7 +162,7 @@ def _metrics(
     One encoder, the first N(0, I) model's, gives the features for all: distances are comparable within a table.
     """
     judge = found.model("standard", 0)
-    reference = data.scoring_batch(torch.cat([rows["selection"], rows["test"]])[:_METRIC_ROWS])
+    reference = data.scoring_batch(some(torch.cat([rows["selection"], rows["test"]]), _METRIC_ROWS, 0))
 
     def features(x: Tensor) -> Tensor:
         return judge.encode(x).moments()[0].flatten(1)
@@ -181,12 +178,41 @@ def _metrics(
             metrics["samples"].setdefault(key, []).append(quality.frechet.value)
             metrics["floor"].setdefault(key, []).append(quality.floor.value)
             if labels is not None:
-                train = rows["train"][: 5 * _METRIC_ROWS]
-                held_out = rows["selection"][:_METRIC_ROWS]
+                train = some(rows["train"], 5 * _METRIC_ROWS, seed)
+                held_out = rows["selection"]
                 codes = [encode_rows(vae, data.scoring_batch(part)) for part in (train, held_out)]
                 accuracy = float(knn_accuracy(codes[0], labels[train], codes[1], labels[held_out]))
                 metrics["embedding"].setdefault(key, []).append(accuracy)
     return metrics
+
+
+@dataclass(frozen=True)
+class NullDiagnosis:
+    """What is known of the N(0, I) model before any other is trained."""
+
+    findings: list[Finding]
+    prior_gap: Estimate
+    inference_gap: Estimate
+    #: the prior gap as a share of the mean KL
+    share: float
+
+
+def diagnose(found: Found, data: PreparedData, rows: Mapping[str, Tensor]) -> NullDiagnosis:
+    """The findings about the N(0, I) model, in DESIGN's order: training, decoder, collapse, inference, prior, holes."""
+    plan = found.plan
+    gap = Estimate.from_dict(found.ladders[0]["prior_gap"])
+    elbo = np.stack([arrays["selection_elbo"] for arrays in found.arrays["standard"]])
+    inference = Estimate.of((found.log_px("standard", "selection") - elbo).mean(0))
+    kl = found.mean("standard", "selection_kl")
+    share = gap.value / kl if kl else 0.0
+    holes = _holes(found, data, rows, "standard")[0][0]
+    return NullDiagnosis(_findings(found, plan, data, gap, inference, kl, holes), gap, inference, share)
+
+
+def diagnose_folder(folder: Path, plan: Plan) -> list[Finding]:
+    """The findings about the N(0, I) model of a run whose first jobs are done."""
+    data, rows, _ = load_data(str(folder))
+    return diagnose(Found(folder, plan), data, rows).findings
 
 
 def _findings(
@@ -269,8 +295,8 @@ def _pictures(
 ) -> Pictures:
     null, best = found.model("standard", 0), found.model(key, 0)
     seed = found.plan.settings["random_state"]
-    test = data.scoring_batch(rows["test"][:N_PICTURES])
-    shown = rows["selection"][:N_MAP]
+    test = data.scoring_batch(some(rows["test"], N_PICTURES, seed))
+    shown = some(rows["selection"], N_MAP, seed)
     codes = encode_rows(null, data.scoring_batch(shown))
 
     def draw(vae: VAEModule) -> np.ndarray:
@@ -358,5 +384,5 @@ def _setting(plan: Plan, data: PreparedData, rows: Mapping[str, Tensor], facts: 
 def _measure(data: PreparedData) -> str:
     from latentfit.registry import registry
 
-    measure = registry.get("likelihood", data.likelihood["name"]).base_measure
+    measure = registry.build("likelihood", data.likelihood).base_measure
     return "probability mass" if measure == "mass" else "density in the units of the data"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latentfit import methods, saving
-from latentfit.comparison.plan import Job, build_vae, job_folder
+from latentfit.comparison.plan import MAX_PROPOSAL, MAX_SCORED, Job, build_vae, job_folder
 from latentfit.data.prepared import PreparedData
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.collapse import active_units
@@ -29,18 +29,20 @@ from latentfit.evaluation.proposal import fit_proposal
 from latentfit.evaluation.terms import elbo_terms
 from latentfit.model import VAEModule, fit
 from latentfit.model.contracts import Prior
-from latentfit.errors import ReliabilityWarning
 from latentfit.registry import registry
 from latentfit.training import Recipe
 from latentfit.training.rng import isolated_rng
 
 SPLITS = ("train", "validation", "selection", "test")
-_PROPOSAL_ROWS = 5_000
 
 
-def store_data(run_dir: Path, data: PreparedData, splits: Mapping[str, np.ndarray], labels: Any) -> None:
+def store_data(
+    run_dir: Path, data: PreparedData, splits: Mapping[str, np.ndarray], labels: Any, random_state: int
+) -> None:
     """Write what the jobs read: the prepared rows, the transforms, the splits."""
     tensors = {"x": data.x, **{f"rows_{name}": torch.as_tensor(splits[name]) for name in SPLITS}}
+    for name in ("selection", "test"):
+        tensors[f"rows_{name}"] = some(tensors[f"rows_{name}"], MAX_SCORED, random_state)
     if data.source is not data.x:
         tensors["source"] = data.source
     if labels is not None:
@@ -86,6 +88,14 @@ def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], Tensor | N
     return data, {name: tensors[f"rows_{name}"] for name in SPLITS}, tensors.get("labels")
 
 
+def some(rows: Tensor, n: int, random_state: int) -> Tensor:
+    """At most n of the rows, drawn with a seed: splits are sorted, and data sets often are, by class."""
+    if len(rows) <= n:
+        return rows
+    picked = torch.randperm(len(rows), generator=torch.Generator().manual_seed(random_state))[:n]
+    return rows[picked.sort().values]
+
+
 def run_job(run_dir: str, job: Job) -> dict[str, Any]:
     """The result of a job, computed or read: key -> numbers per row of the leaderboard. One thread."""
     folder = job_folder(Path(run_dir), job)
@@ -105,7 +115,7 @@ def run_job(run_dir: str, job: Job) -> dict[str, Any]:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished job, or None."""
+    """The result of a finished job, or None; a job that failed has none, and is tried again by a rerun."""
     try:
         return json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -170,13 +180,16 @@ def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
     null = vae.prior
     seed = job.settings["random_state"] + job.seed
     ladder = climb(
-        codes["train"], codes["validation"], codes["selection"], null, rungs=tuple(methods.LADDER), random_state=seed
+        codes["train"],
+        codes["validation"],
+        codes["selection"],
+        null,
+        rungs=tuple(methods.LADDER),
+        random_state=seed,
     )
     n_base = sum(p.numel() for p in vae.parameters())
     results: dict[str, Any] = {}
     for rung in ladder.rungs:
-        if rung.name not in methods.LADDER:  # the ladder's "nothing" is the model itself
-            continue
         vae.prior = rung.prior
         key = f"{rung.name}@standard"
         saving.save_component(rung.prior, folder / rung.name, overwrite=True)
@@ -197,7 +210,7 @@ def score(
 ) -> dict[str, Any]:
     """log p(x), ELBO terms and unit statistics on the selection and the test rows; per-row numbers go to a file."""
     seed = job.settings["random_state"]
-    proposal = fit_proposal(vae, data.scoring_batch(rows["train"][:_PROPOSAL_ROWS]), random_state=seed)
+    proposal = fit_proposal(vae, data.scoring_batch(some(rows["train"], MAX_PROPOSAL, seed)), random_state=seed)
     arrays: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
     for split in ("selection", "test"):
@@ -227,4 +240,3 @@ def score(
         vae.sample(1_000, generator=torch.Generator().manual_seed(seed))
     facts["sample_ms"] = 1e3 * (time.perf_counter() - start)
     return facts
-

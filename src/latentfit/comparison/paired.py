@@ -106,13 +106,9 @@ def paired_gain(
     """
     y, base = as_matrix(values, "values"), as_matrix(baseline, "baseline")
     if y.shape != base.shape:
-        raise InputError(
-            f"paired_gain: values are {y.shape}, baseline {base.shape}; both are (seeds, rows), the same."
-        )
+        raise InputError(f"paired_gain: values are {y.shape}, baseline {base.shape}; both are (seeds, rows), the same.")
     if y.shape[1] < 2:
-        raise InputError(
-            "paired_gain: one row has no standard error; score at least 2 rows (better 100 and more)."
-        )
+        raise InputError("paired_gain: one row has no standard error; score at least 2 rows (better 100 and more).")
     check_level(level)
     check_baseline(base, "the baseline")
     return gain_of(y, base, group_index(groups, y.shape[1]), seed_variance, level)
@@ -174,9 +170,7 @@ def as_matrix(values: ArrayLike, what: str) -> Matrix:
     """log p(x) as (S, R); refuses NaN and +inf, keeps -inf."""
     array = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if array.ndim != 2 or array.size == 0:
-        raise InputError(
-            f"{what}: log p(x) has shape {array.shape}; expected (seeds, rows), at least one of each."
-        )
+        raise InputError(f"{what}: log p(x) has shape {array.shape}; expected (seeds, rows), at least one of each.")
     wrong = np.isnan(array) | np.isposinf(array)
     if wrong.any():
         seed, row = (int(i) for i in np.argwhere(wrong)[0])
@@ -209,12 +203,8 @@ def group_index(groups: ArrayLike | None, n_rows: int) -> NDArray[np.int64] | No
         return None
     labels = np.asarray(groups)
     if labels.shape != (n_rows,):
-        raise InputError(
-            f"groups has shape {labels.shape}; expected one label for each of the {n_rows} rows."
-        )
+        raise InputError(f"groups has shape {labels.shape}; expected one label for each of the {n_rows} rows.")
     names, index = np.unique(labels, return_inverse=True)
     if len(names) < 2:
-        raise InputError(
-            "groups: all rows are in one group, so nothing can be said beyond it; give at least 2 groups."
-        )
+        raise InputError("groups: all rows are in one group, so nothing can be said beyond it; give at least 2 groups.")
     return index

@@ -27,6 +27,8 @@ GOALS = ("likelihood", "samples", "embedding")
 
 #: rows scored at most on the selection and on the test split; more sharpen little and cost much
 MAX_SCORED = 2_000
+#: rows on which proposals are fitted
+MAX_PROPOSAL = 5_000
 #: what `--quick` reads of a data set
 QUICK_ROWS = 10_000
 
@@ -109,21 +111,29 @@ class Plan:
     step_seconds: dict[str, float]
 
     @property
-    def first(self) -> list[Job]:
-        """The N(0, I) model, on which the ladder and the sample features stand."""
+    def null(self) -> list[Job]:
+        """The N(0, I) models, on which everything else stands."""
         return [Job("joint", "standard", seed, self.settings) for seed in range(self.n_seeds)]
 
     @property
+    def ladders(self) -> list[Job]:
+        """The post hoc fits on each N(0, I) model."""
+        return [Job("ladder", "ladder", seed, self.settings) for seed in range(self.n_seeds)]
+
+    @property
+    def first(self) -> list[Job]:
+        """What the diagnosis of the N(0, I) model needs."""
+        return self.null + self.ladders
+
+    @property
     def second(self) -> list[Job]:
-        """Every other job; the longest first, so that workers end together."""
-        joint = [
+        """The other methods, trained jointly; the longest first, so that workers end together."""
+        return [
             Job("joint", name, seed, self.settings)
             for name in sorted(self.methods, key=lambda name: -self.step_seconds.get(name, 0.0))
             if name != "standard"
             for seed in range(self.n_seeds)
         ]
-        ladder = [Job("ladder", "ladder", seed, self.settings) for seed in range(self.n_seeds)] if self.rungs else []
-        return ladder + joint
 
     @property
     def max_steps(self) -> int:
@@ -133,7 +143,7 @@ class Plan:
     def seconds(self, workers: int) -> float:
         """Expected duration with this many workers, scoring and the ladder included (rough: within a factor of two)."""
         training = sum(self.step_seconds[name] for name in self.methods) * self.max_steps * self.n_seeds
-        return 1.35 * training / workers + 10.0
+        return training / workers + 20.0 * self.n_seeds / workers + 10.0
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds; two runs with the same one are the same comparison."""
@@ -162,8 +172,8 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
     chosen = methods.parse(options.methods if isinstance(options.methods, str) else list(options.methods))
     data_shape = tuple(data.x.shape[1:])
     numel = int(np.prod(data_shape))
-    network = options.network or ("gated_mlp" if numel > 256 else "mlp")
-    latent_dim = options.latent_dim or (40 if numel > 256 else max(2, min(16, numel // 2)))
+    network = options.network or methods.default_network(numel)
+    latent_dim = options.latent_dim or methods.default_latent_dim(numel)
     batch_size = options.batch_size or RECIPE.batch_size
     recipe = {
         **dataclasses.asdict(RECIPE),
@@ -241,6 +251,15 @@ def build_vae(settings: Mapping[str, Any], method: str, data: PreparedData) -> A
         preprocess=data.preprocess,
         encoder_input=data.encoder_input,
     )
+
+
+def folder_name(data: str) -> str:
+    """A short, safe name for the run's folder: the data set's name or the file's stem."""
+    stem = Path(data).name
+    for suffix in (".gz", Path(stem.removesuffix(".gz")).suffix):
+        stem = stem.removesuffix(suffix) if suffix else stem
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+    return safe[:40] or "data"
 
 
 def job_folder(run_dir: Path, job: Job) -> Path:

@@ -187,13 +187,9 @@ def rank(
     """
     check_level(level)
     if null not in candidates:
-        raise InputError(
-            f"rank: there is no candidate {null!r} to compare with. Known: {', '.join(candidates)}."
-        )
+        raise InputError(f"rank: there is no candidate {null!r} to compare with. Known: {', '.join(candidates)}.")
     if candidates[null].fitted != "jointly":
-        raise InputError(
-            f"rank: the null {null!r} is the trained model itself, so its fitted must be 'jointly'."
-        )
+        raise InputError(f"rank: the null {null!r} is the trained model itself, so its fitted must be 'jointly'.")
     tables: dict[str, dict[str, Candidate]] = {"likelihood": dict(candidates)}
     for name, scores in (metrics or {}).items():
         tables[name] = _metric_table(candidates, name, scores, null)
@@ -212,16 +208,12 @@ def rank(
     return replace(chosen, other_goals=others)
 
 
-def _rank(
-    candidates: dict[str, Candidate], null: str, groups: ArrayLike | None, level: float, nats: bool
-) -> Ranking:
+def _rank(candidates: dict[str, Candidate], null: str, groups: ArrayLike | None, level: float, nats: bool) -> Ranking:
     y = {key: as_matrix(candidate.values, key) for key, candidate in candidates.items()}
     base = y[null]
     for key, array in y.items():
         if array.shape != base.shape:
-            raise InputError(
-                f"rank: {key!r} is {array.shape}, {null!r} {base.shape}; score the same seeds and rows."
-            )
+            raise InputError(f"rank: {key!r} is {array.shape}, {null!r} {base.shape}; score the same seeds and rows.")
     if nats and base.shape[1] < 2:
         raise InputError("rank: one row has no standard error; score at least 2 rows (better 100 and more).")
     check_baseline(base, f"the null {null!r}")
@@ -253,9 +245,7 @@ def _rank(
     key, verdict = null, _verdict(winners, sufficient, best, null, simultaneous, tolerance)
     if verdict == "use":
         key = next(name for name in sufficient if name in winners)
-    untrained = [
-        name for name in winners if candidates[name].fitted == "post hoc" and means[name] > tolerance
-    ]
+    untrained = [name for name in winners if candidates[name].fitted == "post hoc" and means[name] > tolerance]
     without = None
     if key in untrained:
         without = key
@@ -288,9 +278,7 @@ def _verdict(
     return "change_nothing" if best == null or nothing_to_win else "no_clear_winner"
 
 
-def _of_difference(
-    n_trained: int, to_null: bool, pooled: dict[Fitted, SeedVariance | None]
-) -> SeedVariance | None:
+def _of_difference(n_trained: int, to_null: bool, pooled: dict[Fitted, SeedVariance | None]) -> SeedVariance | None:
     """The seed variance of a difference of candidates of which `n_trained` were trained jointly."""
     trained, post_hoc = pooled["jointly"], pooled["post hoc"]
     if n_trained == 0 or trained is None:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from latentfit import saving
-
 from latentfit.diagnosis.findings import Finding
 from latentfit.evaluation.estimate import Estimate
 
@@ -242,8 +241,8 @@ class Comparison:
         folder = Path(folder)
         data = saving.read_json(folder / "comparison.json")
         tensors, meta = saving.load_tensors(folder / "pictures.safetensors")
-        units: dict[str, dict[str, np.ndarray]] = {"unit_kl": {}, "unit_std": {}}
-        arrays = {}
+        units: dict[str, Any] = {"unit_kl": {}, "unit_std": {}}
+        arrays: dict[str, Any] = {}
         for name, value in tensors.items():
             kind, _, key = name.partition(":")
             if key:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,16 +16,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from latentfit import saving
-from latentfit.comparison.gather import gather
+from latentfit.comparison.gather import diagnose_folder, gather
 from latentfit.comparison.jobs import read_result, run_job, store_data
-from latentfit.comparison.plan import QUICK_ROWS, Job, Options, Plan, fingerprint, job_folder, make_plan
+from latentfit.comparison.plan import (
+    QUICK_ROWS,
+    Job,
+    Options,
+    Plan,
+    fingerprint,
+    folder_name,
+    job_folder,
+    make_plan,
+)
 from latentfit.comparison.result import Comparison
 from latentfit.data.prepared import PreparedData, prepare_data
 from latentfit.data.rows import as_batch
 from latentfit.data.sources import Source, load
 from latentfit.data.splits import Splits, split_rows
 from latentfit.data.transforms import drop_constant_columns
-from latentfit.errors import InputError, SavedFileError
+from latentfit.diagnosis.findings import Finding
+from latentfit.errors import InputError, LatentfitWarning, ReliabilityWarning, SavedFileError, TrainingError
 from latentfit.registry import registry
 
 BACKENDS = ("serial", "loky", "dask", "ray")
@@ -37,7 +48,7 @@ class Listener(Protocol):
 
     def job_done(self, job: Job, result: dict[str, Any], done: int, total: int, seconds: float) -> None: ...
 
-    def stage(self, number: int, plan: Plan, found: Comparison | None) -> None: ...
+    def stage(self, number: int, plan: Plan, findings: list[Finding] | None) -> None: ...
 
 
 class Silent:
@@ -49,7 +60,7 @@ class Silent:
     def job_done(self, job: Job, result: dict[str, Any], done: int, total: int, seconds: float) -> None:
         pass
 
-    def stage(self, number: int, plan: Plan, found: Comparison | None) -> None:
+    def stage(self, number: int, plan: Plan, findings: list[Finding] | None) -> None:
         pass
 
 
@@ -103,16 +114,14 @@ def compare(
     chosen = _options(options)
     source = _source(X, data_dir, labels, groups)
     source = _quick(source, chosen) if chosen.quick else source
-    x, columns, dropped = source.x, source.columns, ()
-    if x.ndim == 2:
-        x, columns, dropped = drop_constant_columns(x, source.columns)
     splits = split_rows(
-        len(x),
+        len(source.x),
         groups=source.groups,
         is_test=source.is_test,
         fractions=source.fractions,
         random_state=chosen.random_state,
     )
+    x, columns, dropped = _without_constants(source, splits.train)
     data = prepare_data(
         x,
         splits.train,
@@ -123,7 +132,7 @@ def compare(
     if dropped:
         data.notes.append(f"{len(dropped)} constant columns dropped: {', '.join(dropped[:5])}")
     registry.build("likelihood", data.likelihood).check(data.x)
-    folder = Path(out) if out is not None else Path("runs") / _folder_name(source.name)
+    folder = Path(out) if out is not None else Path("runs") / folder_name(source.name)
     asked = _asked(chosen, x)
     plan = _open(folder, asked, fresh)
     n_workers = workers or max(1, min(os.cpu_count() or 1, 8))
@@ -144,10 +153,12 @@ def compare(
         "description": data.description,
     }
     listener.stage(1, plan, None)
-    done = _run(plan.first, folder, backend, n_workers, listener, 0, plan)
-    listener.stage(2, plan, None)
+    done = _run(plan.null, folder, backend, n_workers, listener, 0, plan)
+    done = _run(plan.ladders, folder, backend, n_workers, listener, done, plan)
+    findings = diagnose_folder(folder, plan)
+    listener.stage(2, plan, findings)
     _run(plan.second, folder, backend, n_workers, listener, done, plan)
-    listener.stage(3, plan, None)
+    listener.stage(3, plan, findings)
     found = gather(folder, plan, {**facts, "seconds": time.perf_counter() - started})
     found = dataclasses.replace(found, folder=folder)
     found.write(folder)
@@ -177,14 +188,22 @@ def _source(X: Any, data_dir: str | Path | None, labels: Any, groups: Any) -> So
         x = X if isinstance(X, np.ndarray) else as_batch(X).x.numpy()
         as_batch(x)  # refuses what cannot be used
         source = Source(name="data", x=x, columns=columns, origin="an array")
-    given = {"labels": labels, "groups": groups}
+    given: dict[str, Any] = {"labels": labels, "groups": groups}
     for name, value in given.items():
-        if value is not None:
-            array = np.asarray(value)
-            if array.shape != (len(source.x),):
-                raise InputError(f"{name} must be ({len(source.x)},), one per row; got {array.shape}.")
-            source = dataclasses.replace(source, **{name: array})
-    return source
+        if value is not None and np.shape(value) != (len(source.x),):
+            raise InputError(f"{name} must be ({len(source.x)},), one per row; got {np.shape(value)}.")
+    changed: dict[str, Any] = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    return dataclasses.replace(source, **changed)
+
+
+def _without_constants(source: Source, train: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """The rows without the columns of a table that are constant on the training rows; names kept, names dropped."""
+    x, names = source.x, source.columns or ()
+    if x.ndim != 2:
+        return x, names, ()
+    names = names or tuple(str(j) for j in range(x.shape[1]))
+    _, kept, dropped = drop_constant_columns(x[train], names)
+    return (x[:, [name in set(kept) for name in names]] if dropped else x), kept, dropped
 
 
 def _quick(source: Source, options: Options) -> Source:
@@ -209,7 +228,7 @@ def _quick(source: Source, options: Options) -> Source:
 def _asked(options: Options, x: np.ndarray) -> dict[str, Any]:
     """What was asked for: a rerun that asks the same resumes, one that asks anything else is refused."""
     asked = json.loads(json.dumps(dataclasses.asdict(options)))
-    asked["data"] = fingerprint([list(x.shape), str(x.dtype), hashlib.sha256(np.ascontiguousarray(x)).hexdigest()])
+    asked["data"] = fingerprint([list(x.shape), str(x.dtype), hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()])
     return asked
 
 
@@ -245,7 +264,7 @@ def _begin(folder: Path, asked: dict[str, Any], plan: Plan, data: PreparedData, 
     except OSError as error:
         raise SavedFileError(f"Cannot make the folder {folder.as_posix()}: {error.strerror}. Try --out.") from None
     rows = {name: getattr(splits, name) for name in ("train", "validation", "selection", "test")}
-    store_data(folder, data, rows, labels)
+    store_data(folder, data, rows, labels, plan.settings["random_state"])
     saving.write_atomic(folder / "plan.json", json.dumps({"asked": asked, "plan": plan.to_json()}, indent=1))
 
 
@@ -267,15 +286,17 @@ def _run(
         else:
             done += 1
             listener.job_done(job, result, done, total, 0.0)
-    for job, result, seconds in _results(waiting, folder, backend, workers):
+    for job, result, seconds, notes in _results(waiting, folder, backend, workers):
         done += 1
+        for note in notes:
+            warnings.warn(note, ReliabilityWarning, stacklevel=2)
         listener.job_done(job, result, done, total, seconds)
     return done
 
 
 def _results(
     jobs: Sequence[Job], folder: Path, backend: str, workers: int
-) -> Iterator[tuple[Job, dict[str, Any], float]]:
+) -> Iterator[tuple[Job, dict[str, Any], float, list[str]]]:
     if backend == "serial" or (backend == "loky" and min(workers, len(jobs)) <= 1):
         for job in jobs:
             yield _timed(str(folder), job)
@@ -295,10 +316,18 @@ def _results(
             raise
 
 
-def _timed(folder: str, job: Job) -> tuple[Job, dict[str, Any], float]:
+def _timed(folder: str, job: Job) -> tuple[Job, dict[str, Any], float, list[str]]:
+    """A job's result, seconds, and what it warned of: a worker process has nobody to warn."""
     start = time.perf_counter()
-    result = run_job(folder, job)
-    return job, result, time.perf_counter() - start
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", LatentfitWarning)
+        try:
+            result = run_job(folder, job)
+        except TrainingError as error:  # the other jobs go on
+            result = {"failed": str(error)}
+    # importance weights that fail are counted in the leaderboard, row by row
+    notes = [str(w.message) for w in heard if "Importance sampling" not in str(w.message)]
+    return job, result, time.perf_counter() - start, list(dict.fromkeys(notes))
 
 
 def _stop_workers(backend: str) -> None:
@@ -306,13 +335,3 @@ def _stop_workers(backend: str) -> None:
         from joblib.externals.loky import get_reusable_executor
 
         get_reusable_executor().shutdown(wait=False, kill_workers=True)
-
-
-def _folder_name(name: str) -> str:
-    stem = Path(name).name
-    for suffix in (".gz", Path(stem.removesuffix(".gz")).suffix):
-        stem = stem.removesuffix(suffix) if suffix else stem
-    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
-    return safe[:40] or "data"
-
-

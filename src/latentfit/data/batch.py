@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +50,6 @@ class Batch:
             return value.mean()
         return (self.weight * value).sum() / self.weight.sum()
 
-    def _map(self, function) -> Batch:
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if value is None else function(value) for value in values))
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: None if value is None else function(value) for name, value in values.items()})

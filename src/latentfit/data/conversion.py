@@ -76,23 +76,17 @@ def _checked(x: Tensor, what: str, dtype: torch.dtype, min_rows: int, mask: Tens
         got = "one row (1 sample)" if shape[0] == 1 else f"{shape[0]} rows"
         raise InputError(f"{what} has {got}, shape {shape}; at least {min_rows} are needed.")
     if x.is_complex():
-        raise InputError(
-            f"Complex data not supported: {what} is {x.dtype}; try real and imaginary part as columns."
-        )
+        raise InputError(f"Complex data not supported: {what} is {x.dtype}; try real and imaginary part as columns.")
     if mask is not None:
         if mask.shape != x.shape:
-            raise InputError(
-                f"{what}: the mask has shape {tuple(mask.shape)}, the data {shape}; they must agree."
-            )
+            raise InputError(f"{what}: the mask has shape {tuple(mask.shape)}, the data {shape}; they must agree.")
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
     if x.is_floating_point():
         _require_finite(x, what)
     converted = x.detach().to(dtype)
     if not bool(torch.isfinite(converted).all()):
         largest = x.abs().max().item()
-        raise InputError(
-            f"{what} reaches {largest:.3g}, too large for {_name(dtype)}; rescale it or use float64."
-        )
+        raise InputError(f"{what} reaches {largest:.3g}, too large for {_name(dtype)}; rescale it or use float64.")
     return converted
 
 
@@ -147,11 +141,7 @@ def _from_array(array: np.ndarray, what: str) -> Tensor:
             f"{what} holds {_article(array.dtype.name)} entries, not numbers; encode text as numbers, "
             "or convert with x.astype(float)."
         )
-    if array.dtype == np.longdouble:
-        array = array.astype(np.float64)
-    elif (
-        array.dtype.kind == "u" and array.dtype.itemsize > 1
-    ):  # torch computes with few of the unsigned types
+    if array.dtype == np.longdouble or (array.dtype.kind == "u" and array.dtype.itemsize > 1):
         array = array.astype(np.float64)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -170,9 +160,7 @@ def _from_pandas(X: Any, what: str) -> Tensor:
     frame = X.to_frame() if X.ndim == 1 else X
     for position, name in enumerate(frame.columns):
         column = frame.iloc[:, position]
-        if is_complex_dtype(column.dtype) or not (
-            is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype)
-        ):
+        if is_complex_dtype(column.dtype) or not (is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype)):
             shown = repr(column.iloc[0]) if len(column) else "none"
             raise InputError(
                 f"{what}: column {name!r} is not numeric ({column.dtype}, first value {shown}); "
@@ -195,9 +183,7 @@ def _items(dataset: Dataset, what: str) -> Iterable[Any]:
     try:
         n = len(dataset)  # type: ignore[arg-type]  # map-style data sets have a length by convention only
     except (TypeError, NotImplementedError):
-        raise InputError(
-            f"{what}: the Dataset {type(dataset).__name__} has no length; give a DataLoader."
-        ) from None
+        raise InputError(f"{what}: the Dataset {type(dataset).__name__} has no length; give a DataLoader.") from None
     return (dataset[i] for i in range(n))
 
 
@@ -208,9 +194,7 @@ def _first(item: Any, what: str) -> Tensor:
         return x
     if isinstance(x, Mapping) or isinstance(item, Mapping):
         keys = ", ".join(map(str, x if isinstance(x, Mapping) else item))
-        raise InputError(
-            f"{what} gives dictionaries ({keys}); expected tensors, or tuples that begin with x."
-        )
+        raise InputError(f"{what} gives dictionaries ({keys}); expected tensors, or tuples that begin with x.")
     try:
         return _from_array(np.asarray(x), what)
     except ValueError as error:

@@ -21,9 +21,7 @@ def read_folder(path: Path) -> Table:
         InputError: no images, one that cannot be read, or one that differs from the first in size or colour.
         MissingExtraError: Pillow is not installed.
     """
-    files = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    )
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not files:
         raise InputError(f"{path} holds no images; looked for {', '.join(IMAGE_SUFFIXES)}.")
     require_package("PIL", "images", path)

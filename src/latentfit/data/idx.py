@@ -97,9 +97,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (OSError, EOFError, zlib.error):
-        raise InputError(
-            f"{path} is truncated or damaged (not a complete gzip file); fetch it again."
-        ) from None
+        raise InputError(f"{path} is truncated or damaged (not a complete gzip file); fetch it again.") from None
 
 
 def parse_idx(content: bytes, path: Path) -> np.ndarray:
@@ -220,9 +218,7 @@ def _write(path: Path, raw: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}; choose another data_dir."
-        ) from None
+        raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another data_dir.") from None
 
 
 def _sha256(content: bytes) -> str:

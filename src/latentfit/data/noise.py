@@ -98,9 +98,7 @@ def _uniform(x: Tensor, generator: Generator | None) -> Tensor:
 
 def _stored_uniform(x: Tensor, random_state: int) -> Tensor:
     if not x.is_floating_point():
-        raise InputError(
-            f"Expected floating-point values, got {x.dtype}; grey_to_unit divides 8-bit ones by 255."
-        )
+        raise InputError(f"Expected floating-point values, got {x.dtype}; grey_to_unit divides 8-bit ones by 255.")
     draws = np.random.default_rng(random_state).random(tuple(x.shape), dtype=np.float32)
     return torch.from_numpy(draws).to(x)
 

@@ -1,4 +1,4 @@
-"""From raw rows to what a VAE is trained on and scored by: the likelihood, the units, the noise that makes them fair."""
+"""From raw rows to what a VAE is trained on and scored by: the likelihood, the units, the noise."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from latentfit.data.transforms import LogStandardise, Standardise, Transform, re
 from latentfit.errors import InputError
 from latentfit.registry import registry
 
-#: names accepted for a likelihood; a configuration holds the name on the right
-_CANONICAL = {"gaussian": "normal", "nb": "negative_binomial", "discretized_logistic": "discretised_logistic"}
 #: likelihoods of 0..n: the argument that says how many, and what to add to the largest value seen
 _CEILING = {"binomial": ("n", 0), "discretised_logistic": ("levels", 1), "categorical": ("n_classes", 1)}
 _NOISES: dict[str, Any] = {"binarise": Binarise, "dequantise": Dequantise}
@@ -100,7 +98,8 @@ def prepare_data(
     data_shape = tuple(x.shape[1:])
     notes: list[str] = []
     noise: dict[str, Any] | None = None
-    preprocess = encoder_input = None
+    preprocess: Transform | None = None
+    encoder_input: Transform | None = None
     source = scored = values
 
     if name == "bernoulli" and suggestion.binarise:
@@ -116,9 +115,7 @@ def prepare_data(
         if seen.integral:
             scored = dequantise_once(values, 1.0, random_state=random_state)
             noise = {"name": "dequantise", "args": {"width": 1.0}}
-            notes.append(
-                "integers dequantised with uniform noise; log p(x) is a lower bound for the integers"
-            )
+            notes.append("integers dequantised with uniform noise; log p(x) is a lower bound for the integers")
         preprocess = Standardise(data_shape, per_column=not seen.is_image).fit(scored[rows])
         args = _normal_args(args, scored[rows], preprocess, seen)
     elif name in _COUNTS:
@@ -147,11 +144,11 @@ def _wanted(likelihood: Any, suggested: str, suggested_args: Mapping[str, Any]) 
     if likelihood is None:
         return suggested, dict(suggested_args)
     if isinstance(likelihood, str):
-        name = _CANONICAL.get(likelihood, likelihood)
+        name = registry.canonical("likelihood", likelihood)
         return name, dict(suggested_args) if name == suggested else {}
     if not isinstance(likelihood, Mapping) or "name" not in likelihood:
         raise InputError(f"likelihood must be a name or {{'name', 'args'}}, got {likelihood!r}.")
-    return _CANONICAL.get(likelihood["name"], likelihood["name"]), dict(likelihood.get("args") or {})
+    return registry.canonical("likelihood", likelihood["name"]), dict(likelihood.get("args") or {})
 
 
 def _normal_args(args: dict[str, Any], x: Tensor, standardise: Standardise, seen: DataKind) -> dict[str, Any]:

@@ -67,9 +67,7 @@ def read_npz(path: Path, labels_key: str | None, groups_key: str | None) -> Tabl
             key = named[0] if named else (others[0] if len(others) == 1 else None)
             if key is None:
                 held = ", ".join(keys) or "nothing"
-                raise InputError(
-                    f"{path} holds {held}; expected an array named x, X or data, or a single one."
-                )
+                raise InputError(f"{path} holds {held}; expected an array named x, X or data, or a single one.")
             arrays = {name: archive[name] for name in (key, label_key, group_key) if name is not None}
     except InputError:
         raise
@@ -98,9 +96,7 @@ def read_csv(path: Path, labels_key: str | None, groups_key: str | None) -> Tabl
             f"{path} has rows of different lengths ({detail}); every row needs the same columns."
         ) from None
     except UnicodeDecodeError:
-        raise InputError(
-            f"{path} is not utf-8 text; save it as utf-8{' or .gz' if compressed else ''}."
-        ) from None
+        raise InputError(f"{path} is not utf-8 text; save it as utf-8{' or .gz' if compressed else ''}.") from None
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     frame.columns = [str(name) for name in frame.columns]
@@ -134,9 +130,7 @@ def read_h5ad(path: Path, labels_key: str | None, groups_key: str | None) -> Tab
     counts = "counts" in adata.layers
     matrix: Any = adata.layers["counts"] if counts else adata.X
     if matrix is None:
-        raise InputError(
-            f"{path} has neither X nor layers['counts'] (a minified file?); expected expression values."
-        )
+        raise InputError(f"{path} has neither X nor layers['counts'] (a minified file?); expected expression values.")
     x = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
     return Table(
         x,
@@ -166,9 +160,7 @@ def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str 
         taken[key] = frame[key].to_numpy()
     frame = frame.drop(columns=list(taken))
     if len(frame) == 0 or frame.shape[1] == 0:
-        raise InputError(
-            f"{path} has {len(frame)} rows and {frame.shape[1]} columns of data; expected numbers."
-        )
+        raise InputError(f"{path} has {len(frame)} rows and {frame.shape[1]} columns of data; expected numbers.")
     for position, name in enumerate(frame.columns):
         column = frame.iloc[:, position]
         if not (is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype)):
@@ -226,9 +218,7 @@ def _obs(adata: Any, key: str | None, path: Path) -> np.ndarray | None:
 def _pick(wanted: str | None, usual: Sequence[str], keys: Sequence[str], path: Path) -> str | None:
     if wanted is not None and wanted not in keys:
         raise InputError(f"{path} has no array {wanted!r}; it holds {_listed(keys)}.")
-    return (
-        wanted if wanted is not None else next((key for key in usual if key in keys and len(keys) > 1), None)
-    )
+    return wanted if wanted is not None else next((key for key in usual if key in keys and len(keys) > 1), None)
 
 
 def require_package(package: str, extra: str, path: Path) -> None:
@@ -241,9 +231,7 @@ def require_package(package: str, extra: str, path: Path) -> None:
 def _load_error(error: Exception) -> str:
     text = _one_line(error)
     if "pickle" in text.lower():
-        return (
-            "it holds pickled Python objects, which are never loaded; save plain numbers (x.astype(float))."
-        )
+        return "it holds pickled Python objects, which are never loaded; save plain numbers (x.astype(float))."
     return f"it is truncated or damaged ({text})."
 
 

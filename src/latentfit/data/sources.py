@@ -159,9 +159,7 @@ def _idx_set(name: str, data_dir: Path | None) -> Source:
     known = IDX_SETS[name]
     images, labels, is_test = load_idx_set(known, None if data_dir is None else Path(data_dir))
     origin = f"{known.title}, {_describe(images)}, {int(is_test.sum()):,} of them for testing"
-    return Source(
-        name, images, origin, labels=labels, is_test=is_test, fractions=MNIST_FRACTIONS, built_in=True
-    )
+    return Source(name, images, origin, labels=labels, is_test=is_test, fractions=MNIST_FRACTIONS, built_in=True)
 
 
 def _read(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
@@ -195,9 +193,7 @@ def _from_table(table: Table, path: Path) -> Source:
         _require_finite(x, table.columns, path)
     for what, values in (("labels", table.labels), ("groups", table.groups)):
         if values is not None and values.shape != (len(x),):
-            raise InputError(
-                f"{path}: {what} have shape {values.shape}; expected one for each of the {len(x)} rows."
-            )
+            raise InputError(f"{path}: {what} have shape {values.shape}; expected one for each of the {len(x)} rows.")
     detail = f", {table.note}" if table.note else ""
     return Source(
         path.stem if path.is_file() else path.name,

@@ -80,9 +80,7 @@ def split_rows(
     if codes is not None:
         both = np.intersect1d(codes[marked], codes[~marked])
         if both.size:
-            raise InputError(
-                f"{both.size} groups have rows both in the test set and outside it; give other groups."
-            )
+            raise InputError(f"{both.size} groups have rows both in the test set and outside it; give other groups.")
     rest = np.flatnonzero(~marked)
     _require_rows(rest.size, MIN_ROWS, "besides the test rows")
     inner = None if codes is None else codes[rest]

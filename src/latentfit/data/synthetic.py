@@ -40,8 +40,7 @@ class LinearGaussian:
     def __init__(self, data_dim: int, latent_dim: int, noise: float = 0.5, random_state: int = 0) -> None:
         if data_dim < 1 or latent_dim < 1 or not noise > 0:
             raise InputError(
-                f"LinearGaussian needs positive sizes and noise, got {data_dim} x {latent_dim}, noise "
-                f"{noise}."
+                f"LinearGaussian needs positive sizes and noise, got {data_dim} x {latent_dim}, noise {noise}."
             )
         rng = np.random.default_rng(random_state)
         self.data_dim, self.latent_dim, self.noise = data_dim, latent_dim, noise
@@ -97,9 +96,7 @@ class LinearGaussian:
 
     def aggregate(self, covariance: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z), a normal: mean (K,) zero, covariance (K, K); N(0, I) if q is the exact posterior."""
-        return torch.zeros(self.latent_dim, dtype=torch.float64), self._mean_covariance() + self._spread(
-            covariance
-        )
+        return torch.zeros(self.latent_dim, dtype=torch.float64), self._mean_covariance() + self._spread(covariance)
 
     def mismatch(self, covariance: Tensor | None = None) -> float:
         """KL(q(z) || N(0, I)), nats."""
@@ -142,9 +139,7 @@ class KnownLatents:
         """log q(z) over the population, exact: (..., D) -> (...), nats."""
         u = (z @ self.rotation).unsqueeze(-1)  # (..., D, 1)
         log_terms = (
-            self.weights.log()
-            - 0.5 * (((u - self.centres) / self.scales).square() + LOG_2PI)
-            - self.scales.log()
+            self.weights.log() - 0.5 * (((u - self.centres) / self.scales).square() + LOG_2PI) - self.scales.log()
         )
         return log_terms.logsumexp(-1).sum(-1)
 
@@ -196,9 +191,7 @@ def gaussian_mixture_latents(
     tau = np.broadcast_to(np.asarray(component_std, dtype=np.float64), m.shape)
     w = np.full(m.shape, 1 / m.size) if weights is None else np.asarray(weights, dtype=np.float64)
     if m.ndim != 1 or w.shape != m.shape or (w <= 0).any() or abs(w.sum() - 1) > 1e-9:
-        raise InputError(
-            f"A mixture of {m.size} centres needs as many positive weights that sum to 1, got {weights}."
-        )
+        raise InputError(f"A mixture of {m.size} centres needs as many positive weights that sum to 1, got {weights}.")
     if (tau < 0).any() or not code_std > 0:
         raise InputError(f"Spreads must be positive, got component_std {component_std}, code_std {code_std}.")
     rng = np.random.default_rng(random_state)

@@ -254,15 +254,11 @@ def drop_constant_columns(
     return (x[:, varies] if dropped else x), kept, dropped
 
 
-def _moments(
-    transform: Transform, x: Tensor, mask: Tensor | None, per_column: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(transform: Transform, x: Tensor, mask: Tensor | None, per_column: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, standard deviation and rounding error (its standard deviation; 0 where constant), in float64."""
     name = type(transform).__name__
     if x.shape[1:] != transform.data_shape:
-        raise InputError(
-            f"{name} was built for rows of shape {tuple(transform.data_shape)}, got {tuple(x.shape[1:])}."
-        )
+        raise InputError(f"{name} was built for rows of shape {tuple(transform.data_shape)}, got {tuple(x.shape[1:])}.")
     observed = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
     axes = (0,) if per_column else tuple(range(x.dim()))
     counts = observed.sum(axes)

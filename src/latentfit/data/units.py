@@ -154,9 +154,7 @@ def prepare_rows(
         random_state=random_state,
     )
     if binarise:
-        notes.append(
-            "8-bit grey values are binarised, afresh in training and by one fixed draw for each row after it"
-        )
+        notes.append("8-bit grey values are binarised, afresh in training and by one fixed draw for each row after it")
     units = Units(data_shape, tuple(arranged.shape[1:]), constants, last, data.noise, random_state)
     return data, units, notes + data.notes
 

@@ -52,9 +52,7 @@ from latentfit.evaluation.estimate import Estimate
 LANGUAGES: dict[str, dict[str, str]] = {"en": ENGLISH, "vi": VIETNAMESE}
 
 # what a console without utf-8 can show; Vietnamese letters have no fair ASCII form and are left alone
-_ASCII = str.maketrans(
-    {"±": "+-", "→": "->", "×": "x", "−": "-", "·": "|", "“": '"', "”": '"', "’": "'", "…": "..."}
-)
+_ASCII = str.maketrans({"±": "+-", "→": "->", "×": "x", "−": "-", "·": "|", "“": '"', "”": '"', "’": "'", "…": "..."})
 
 
 class _Formatter(string.Formatter):

@@ -198,7 +198,5 @@ def _findings(ladder: Ladder, kl: Estimate, units: ActiveUnits, plug_in: PlugIn)
         Finding("LF-PRIOR-01", grave, facts) if proven else Finding("LF-PRIOR-02", "ok", facts),
     ]
     if plug_in.saturated:
-        findings.append(
-            Finding("LF-LATENTS-SATURATED", "know", {"kl": plug_in.mean_kl, "log_n": plug_in.log_n})
-        )
+        findings.append(Finding("LF-LATENTS-SATURATED", "know", {"kl": plug_in.mean_kl, "log_n": plug_in.log_n}))
     return findings

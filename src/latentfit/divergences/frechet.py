@@ -35,9 +35,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         got = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise InputError(
-            f"frechet_distance needs two samples (n, D) and (m, D) of at least 2 rows, got {got}."
-        )
+        raise InputError(f"frechet_distance needs two samples (n, D) and (m, D) of at least 2 rows, got {got}.")
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         raise InputError("frechet_distance: a sample has entries that are not finite.")
     mean_a, factor_a = _moments(a)

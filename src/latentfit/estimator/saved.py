@@ -125,9 +125,7 @@ def _estimator_from_json(stored: Mapping[str, Any], module: VAEModule) -> VAE:
 
 def _proposal_to_json(proposal: Proposal) -> dict[str, Any]:
     # safetensors inside the JSON: exact also where a number is nan, which JSON does not know
-    raw = safetensors.torch.save(
-        {key: value.cpu().contiguous() for key, value in proposal.state_dict().items()}
-    )
+    raw = safetensors.torch.save({key: value.cpu().contiguous() for key, value in proposal.state_dict().items()})
     return {
         "full": proposal.full,
         "wide_share": proposal.wide_share,

@@ -151,7 +151,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 data_shape=data_shape,
                 latent_dim=self._latent_dim(numel),
                 likelihood=data.likelihood,
-                network=self.network or ("gated_mlp" if numel > 256 else "mlp"),
+                network=self.network or methods.default_network(numel),
                 network_args=self.network_args,
                 preprocess=data.preprocess,
                 encoder_input=data.encoder_input,
@@ -191,14 +191,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         z = as_batch(Z, what="Z", min_rows=1).x
         d = self._n_features_out
         if z.shape[1:] != (d,):
-            raise InputError(
-                f"inverse_transform: Z has shape {tuple(z.shape)}; expected (n, {d}), as of transform."
-            )
+            raise InputError(f"inverse_transform: Z has shape {tuple(z.shape)}; expected (n, {d}), as of transform.")
         z = z.reshape(-1, *self.module_.event_shape)
         with torch.inference_mode():
-            means = [
-                self.module_.decode_mean(z[rows].to(self.module_.device)) for rows in self._blocks(len(z))
-            ]
+            means = [self.module_.decode_mean(z[rows].to(self.module_.device)) for rows in self._blocks(len(z))]
         return self._units.to_data(torch.cat(means), drawn=False)
 
     def reconstruct(self, X: Any) -> np.ndarray:
@@ -230,9 +226,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         generator = torch.Generator(device=self.module_.device).manual_seed(seed)
         with torch.inference_mode():
             parts = [
-                self.module_.sample(
-                    rows.stop - rows.start, observation_noise=observation_noise, generator=generator
-                )
+                self.module_.sample(rows.stop - rows.start, observation_noise=observation_noise, generator=generator)
                 for rows in self._blocks(int(n))
             ]
         return self._units.to_data(torch.cat(parts), drawn=observation_noise)
@@ -274,7 +268,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _latent_dim(self, numel: int) -> int:
         d = self.latent_dim
         if d == "auto":
-            return 40 if numel > 256 else max(2, min(16, numel // 2))
+            return methods.default_latent_dim(numel)
         if not isinstance(d, int | np.integer) or d < 1:
             raise InputError(f"latent_dim must be a whole number of at least 1 or 'auto', got {d!r}.")
         return int(d)
@@ -295,9 +289,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _intake(self, X: Any, *, reset: bool) -> np.ndarray:
         """Checked rows (n, *data_shape) float32; uint8 stays, for that type says that they are grey."""
         if isinstance(X, Batch) and not (X.context is X.mask is X.weight is None):
-            raise InputError(
-                "VAE takes bare rows; for a context, a mask or weights use VAEModule and latentfit.fit."
-            )
+            raise InputError("VAE takes bare rows; for a context, a mask or weights use VAEModule and latentfit.fit.")
         numbers = X.astype(np.float64) if isinstance(X, np.ndarray) and X.dtype == object else X
         x = np.ascontiguousarray(as_batch(numbers, min_rows=2 if reset else 1).x.cpu().numpy())
         if str(getattr(X, "dtype", "")).removeprefix("torch.") == "uint8":
@@ -337,9 +329,7 @@ def _seed(random_state: int | np.random.RandomState | None) -> int:
         return int(random_state)
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return int(check_random_state(random_state).randint(2**31 - 1))
-    raise InputError(
-        f"random_state must be an int of at least 0, a RandomState or None, got {random_state!r}."
-    )
+    raise InputError(f"random_state must be an int of at least 0, a RandomState or None, got {random_state!r}.")
 
 
 def plain(value: Any) -> Any:

@@ -60,16 +60,12 @@ class Codes:
         """
         mean = _floating(mean)
         if mean.dim() < 2 or len(mean) < 2:
-            raise InputError(
-                f"{what}: mean has shape {tuple(mean.shape)}; expected (N, D) with at least two rows."
-            )
+            raise InputError(f"{what}: mean has shape {tuple(mean.shape)}; expected (N, D) with at least two rows.")
         spread = {"std": std, "var": var, "logvar": logvar}
         tensors = {key: None if value is None else _floating(value).to(mean) for key, value in spread.items()}
         label = None if groups is None else np.asarray(groups)
         if label is not None and label.shape != (len(mean),):
-            raise InputError(
-                f"{what}: groups has shape {label.shape}, expected ({len(mean)},), one for each row."
-            )
+            raise InputError(f"{what}: groups has shape {label.shape}, expected ({len(mean)},), one for each row.")
         return cls(mean, as_std(what, mean, **tensors), groups=label)
 
     def __len__(self) -> int:
@@ -82,13 +78,9 @@ class Codes:
         def pick(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[index]
 
-        picked = (
-            None if self.groups is None else self.groups[rows if not isinstance(rows, Tensor) else rows.cpu()]
-        )
+        picked = None if self.groups is None else self.groups[rows if not isinstance(rows, Tensor) else rows.cpu()]
         stored = None if self.stored is None else self.stored[:, index]
-        return Codes(
-            self.mean[index], self.std[index], pick(self.scale_tril), stored, pick(self.context), picked
-        )
+        return Codes(self.mean[index], self.std[index], pick(self.scale_tril), stored, pick(self.context), picked)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -99,9 +91,7 @@ class Codes:
         """Draws z ~ q(z given x): (n, N, *event_shape). The first draws do not depend on n."""
         if self.stored is not None:
             return self.stored[torch.arange(n) % len(self.stored)]
-        noise = torch.randn(
-            (n, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
+        noise = torch.randn((n, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         if self.scale_tril is None:
             return torch.addcmul(self.mean, self.std, noise)
         offset = torch.einsum("nij,snj->sni", self.scale_tril, noise.flatten(2))

@@ -53,9 +53,7 @@ class Estimate:
             raise InputError("Estimate.of: there are no values to average.")
         for name, given in (("weights", weights), ("groups", groups)):
             if given is not None and np.shape(given) != (n,):
-                raise InputError(
-                    f"Estimate.of: {name} has shape {np.shape(given)}, expected ({n},), one for each row."
-                )
+                raise InputError(f"Estimate.of: {name} has shape {np.shape(given)}, expected ({n},), one for each row.")
         share = np.full(n, 1 / n) if weights is None else np.asarray(weights, dtype=np.float64)
         share = share / share.sum()
         mean = float(share @ array)
@@ -68,9 +66,7 @@ class Estimate:
         return cls.from_error(mean, error, df=m - 1, level=level)
 
     @classmethod
-    def from_error(
-        cls, value: float, std_error: float, *, df: float = math.inf, level: float = 0.95
-    ) -> Estimate:
+    def from_error(cls, value: float, std_error: float, *, df: float = math.inf, level: float = 0.95) -> Estimate:
         """An estimate from a value, a standard error and its degrees of freedom."""
         half = t_quantile(0.5 + level / 2, df) * std_error if std_error > 0 else std_error  # nan stays nan
         return cls(value, std_error, (value - half, value + half), level)

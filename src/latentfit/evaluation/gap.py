@@ -47,9 +47,7 @@ def prior_gap(
     return Estimate.of(values, groups=codes.groups, level=level)
 
 
-def prior_gap_per_row(
-    r: Prior, p: Prior, codes: Codes, *, n_draws: int = 4, random_state: int = 0
-) -> np.ndarray:
+def prior_gap_per_row(r: Prior, p: Prior, codes: Codes, *, n_draws: int = 4, random_state: int = 0) -> np.ndarray:
     """log r(z) - log p(z) of each row, averaged over its draws: (N,), nats."""
     return log_ratios(r, p, codes, n_draws=n_draws, random_state=random_state).mean(0)
 
@@ -74,8 +72,7 @@ def require_exact(prior: Prior) -> None:
     if prior.density != "exact":
         name = prior.name or type(prior).__name__
         raise CapabilityError(
-            f"The prior gap needs exact densities; that of {name!r} is {prior.density!r}. Compare by "
-            "log p(x) instead."
+            f"The prior gap needs exact densities; that of {name!r} is {prior.density!r}. Compare by log p(x) instead."
         )
 
 

@@ -73,6 +73,4 @@ def prior_holes(
     error = math.sqrt(share * (1 - share) / n_samples + QUANTILE * (1 - QUANTILE) / len(codes))
     estimate = Estimate.from_error(share, error)
     low, high = estimate.interval
-    return Holes(
-        Estimate(share, error, (max(0.0, low), min(1.0, high))), threshold, log_r_codes, log_r_samples
-    )
+    return Holes(Estimate(share, error, (max(0.0, low), min(1.0, high))), threshold, log_r_codes, log_r_samples)

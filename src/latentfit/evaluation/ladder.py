@@ -232,9 +232,7 @@ def thirds(codes: Codes, rows: np.ndarray, random_state: int) -> tuple[np.ndarra
     return rows[fitted], rows[held_out]
 
 
-def split_rows(
-    n: int, groups: np.ndarray | None, share: float, random_state: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(n: int, groups: np.ndarray | None, share: float, random_state: int) -> tuple[np.ndarray, np.ndarray]:
     """About `share` of n rows, and the rest, whole groups at a time: sorted row numbers.
 
     Raises:
@@ -244,9 +242,7 @@ def split_rows(
     units = int(label.max()) + 1 if n else 0
     if units < 4:
         what = "rows" if groups is None else "groups"
-        raise InputError(
-            f"{units} {what} cannot be split into parts to fit and to judge; at least 4 are needed."
-        )
+        raise InputError(f"{units} {what} cannot be split into parts to fit and to judge; at least 4 are needed.")
     order = np.random.default_rng(random_state).permutation(units)
     taken = np.isin(label, order[: min(units - 1, max(1, math.ceil(share * units)))])
     return np.flatnonzero(taken), np.flatnonzero(~taken)

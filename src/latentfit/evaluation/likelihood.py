@@ -133,9 +133,7 @@ def log_likelihood(
     weights = evaluation_rows(X, models[0]).weight
     result = _summary(log_w, n_importance_samples, None if weights is None else to_numpy(weights), groups)
     if result.unreliable > UNRELIABLE_SHARE:
-        remedy = "take more importance samples" + (
-            "" if X_train is not None or proposal else " or give X_train="
-        )
+        remedy = "take more importance samples" + ("" if X_train is not None or proposal else " or give X_train=")
         warnings.warn(
             f"Importance sampling is unreliable for {result.unreliable:.0%} of rows (Pareto-k > "
             f"{RELIABLE_K}): "
@@ -179,9 +177,7 @@ class _Block:
         self.doubling = self.values - torch.stack(halves).mean(0)
 
 
-def _summary(
-    parts: list[list[Tensor]], n_samples: int, weights: np.ndarray | None, groups: Any
-) -> LogLikelihood:
+def _summary(parts: list[list[Tensor]], n_samples: int, weights: np.ndarray | None, groups: Any) -> LogLikelihood:
     pooled = [_Block(torch.cat(block)) for block in zip(*parts, strict=True)]
 
     def joined(name: str) -> np.ndarray:
@@ -212,9 +208,7 @@ def _proposals(
         return [fit_proposal(model, X_train, random_state=random_state) for model in models]
     proposals = [given] if isinstance(given, Proposal) else list(given)
     if len(proposals) != len(models):
-        raise InputError(
-            f"log_likelihood: {len(models)} models need as many proposals, got {len(proposals)}."
-        )
+        raise InputError(f"log_likelihood: {len(models)} models need as many proposals, got {len(proposals)}.")
     return proposals
 
 

@@ -97,9 +97,7 @@ class Proposal(nn.Module):
     ) -> None:
         super().__init__()
         if not width >= 1 or not 0 <= wide_share < 1:
-            raise InputError(
-                f"Proposal: width >= 1 and 0 <= wide_share < 1 expected, got {width}, {wide_share}."
-            )
+            raise InputError(f"Proposal: width >= 1 and 0 <= wide_share < 1 expected, got {width}, {wide_share}.")
         self.event_shape = as_shape(event_shape)
         self.full, self.wide_share = full, wide_share
         d = self.dim = self.event_shape.numel()
@@ -134,7 +132,15 @@ class Proposal(nn.Module):
         return Frame(location, scale, shared, self.log_scale.sum() + scale.log().sum(-1))
 
     def draw(self, frame: Frame, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Stratified draws around the rows' proposals: eps (N, n, D) standard normal -> z (n, N, *event_shape), log e(z|x) (n, N)."""
+        """Stratified draws around the rows' proposals.
+
+        Args:
+            frame: the proposals of N rows.
+            eps: (N, n, D) standard normal.
+
+        Returns:
+            z (n, N, *event_shape) and log e(z|x) (n, N).
+        """
         n = eps.shape[1]
         narrow, wide = self.strata(n)
         u = eps
@@ -210,9 +216,7 @@ def fit_proposal(
         if warm_start is None:
             _search_scale(proposal, judge)
         if max_steps > 0:
-            _descend(
-                vae, proposal, batch[slice(n_pilot, None)], codes[slice(n_pilot, None)], judge, max_steps
-            )
+            _descend(vae, proposal, batch[slice(n_pilot, None)], codes[slice(n_pilot, None)], judge, max_steps)
         _choose_width(vae, proposal, batch[slice(0, 64)], codes[slice(0, 64)], random_state)
     return proposal.eval().requires_grad_(False)
 
@@ -221,9 +225,7 @@ def encoder_proposal(vae: VAEModule, *, width: float = 1.5) -> Proposal:
     """The encoder itself with the widened defensive component, for where there are no training rows."""
     dim = vae.event_shape.numel()
     like = next((p for p in vae.parameters() if p.is_floating_point()), torch.empty(0))
-    return (
-        Proposal(vae.event_shape, full=dim <= FULL_UP_TO, width=width).to(like).eval().requires_grad_(False)
-    )
+    return Proposal(vae.event_shape, full=dim <= FULL_UP_TO, width=width).to(like).eval().requires_grad_(False)
 
 
 def log_joint(vae: VAEModule, batch: Batch, z: Tensor) -> Tensor:
@@ -297,9 +299,7 @@ def _search_scale(proposal: Proposal, judge: _Judge) -> None:
     proposal.unit.mul_(math.exp(chosen))
 
 
-def _descend(
-    vae: VAEModule, proposal: Proposal, batch: Batch, codes: Codes, judge: _Judge, max_steps: int
-) -> None:
+def _descend(vae: VAEModule, proposal: Proposal, batch: Batch, codes: Codes, judge: _Judge, max_steps: int) -> None:
     start = {key: value.clone() for key, value in proposal.state_dict().items()}
     at_start = judge(proposal)
     recipe = Recipe(

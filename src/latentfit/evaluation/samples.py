@@ -76,9 +76,7 @@ def sample_quality(
     half = len(batch) // 2
     n = half if n is None else min(n, half)
     if n < 2:
-        raise InputError(
-            f"sample_quality: X_reference has {len(batch)} rows, n is {n}; at least 4 and 2 are needed."
-        )
+        raise InputError(f"sample_quality: X_reference has {len(batch)} rows, n is {n}; at least 4 and 2 are needed.")
     order = torch.as_tensor(np.random.default_rng(random_state).permutation(len(batch)))
     real, other = (batch[part.to(batch.x.device)] for part in (order[:n], order[half : half + n]))
     features = features or encoder_features(vae)
@@ -158,8 +156,7 @@ def knn_accuracy(
     known, target = np.asarray(labels_train), np.asarray(labels_test)
     if known.shape != (len(train),) or target.shape != (len(test),):
         raise InputError(
-            f"knn_accuracy: {len(train)} and {len(test)} codes, but labels of shape {known.shape} and "
-            f"{target.shape}."
+            f"knn_accuracy: {len(train)} and {len(test)} codes, but labels of shape {known.shape} and {target.shape}."
         )
     if not 1 <= k <= len(train):
         raise InputError(f"knn_accuracy: k must be between 1 and the {len(train)} training codes, got {k}.")

@@ -34,9 +34,7 @@ class ELBOTerms:
     analytic_kl: bool
 
 
-def elbo_terms(
-    vae: VAEModule, X: Any, *, n_draws: int = 10, groups: Any = None, random_state: int = 0
-) -> ELBOTerms:
+def elbo_terms(vae: VAEModule, X: Any, *, n_draws: int = 10, groups: Any = None, random_state: int = 0) -> ELBOTerms:
     """The ELBO's terms on rows X (N, *data_shape), averaged over `n_draws` draws of z per row.
 
     The KL is in closed form where the posterior and the prior have one, else the mean of log q(z given x) -
@@ -50,9 +48,7 @@ def elbo_terms(
         raise InputError(f"n_draws must be at least 1, got {n_draws}.")
     if vae.prior.density in ("none", "approximate"):
         name = vae.prior.name or type(vae.prior).__name__
-        raise CapabilityError(
-            f"The ELBO needs p(z); the density of the prior {name!r} is {vae.prior.density!r}."
-        )
+        raise CapabilityError(f"The ELBO needs p(z); the density of the prior {name!r} is {vae.prior.density!r}.")
     batch = evaluation_rows(X, vae)
     budget = decoder_rows(batch)
     generator = torch.Generator(device=vae.device).manual_seed(random_state)

@@ -124,11 +124,7 @@ def unpack_lower(diagonal: Tensor, below: Tensor, index: Tensor) -> Tensor:
     counted or saved.
     """
     features = diagonal.shape[-1]
-    flat = (
-        torch.zeros_like(below[..., :1]).expand(*below.shape[:-1], features * features)
-        if below.numel()
-        else None
-    )
+    flat = torch.zeros_like(below[..., :1]).expand(*below.shape[:-1], features * features) if below.numel() else None
     if flat is None:
         return torch.diag_embed(diagonal)
     return flat.index_copy(-1, index, below).unflatten(-1, (features, features)) + torch.diag_embed(diagonal)

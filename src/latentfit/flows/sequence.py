@@ -36,9 +36,7 @@ class Sequence(Bijection):
         layers = list(layers)
         if not layers or len({layer.features for layer in layers}) > 1:
             got = [layer.features for layer in layers]
-            raise InputError(
-                f"Sequence needs at least one layer, all with the same features; got features {got}."
-            )
+            raise InputError(f"Sequence needs at least one layer, all with the same features; got features {got}.")
         super().__init__(layers[0].features)
         total = sum(layer.max_log_scale for layer in layers)
         if total > max_log_scale:

@@ -47,9 +47,7 @@ class Whitening(Bijection):
         size = (self.features, self.features)
         if mean.shape != size[:1] or covariance.shape != size:
             got = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
-            raise InputError(
-                f"Whitening of {self.features} features needs moments (D,) and (D, D), got {got}."
-            )
+            raise InputError(f"Whitening of {self.features} features needs moments (D,) and (D, D), got {got}.")
         if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
             raise InputError("Whitening: the mean or covariance has entries that are not finite.")
         precise = covariance.detach().cpu().double()  # some accelerators have no float64

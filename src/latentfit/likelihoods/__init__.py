@@ -19,21 +19,16 @@ from latentfit.registry import registry
 registry.register("likelihood", "bernoulli", Bernoulli)
 registry.register("likelihood", "continuous_bernoulli", ContinuousBernoulli)
 registry.register("likelihood", "binomial", Binomial)
-registry.register("likelihood", "normal", Normal, aliases=("gaussian",))
-registry.register(
-    "likelihood", "discretised_logistic", DiscretisedLogistic, aliases=("discretized_logistic",)
-)
+registry.register("likelihood", "normal", Normal, synonyms=("gaussian",))
+registry.register("likelihood", "discretised_logistic", DiscretisedLogistic, synonyms=("discretized_logistic",))
 registry.register("likelihood", "categorical", Categorical)
 registry.register("likelihood", "poisson", Poisson)
-registry.register("likelihood", "negative_binomial", NegativeBinomial, aliases=("nb",))
+registry.register("likelihood", "negative_binomial", NegativeBinomial, synonyms=("nb",))
 registry.register("likelihood", "zinb", ZeroInflatedNegativeBinomial)
-
-#: other common names of the same distribution, accepted; a configuration always holds the name on the right
-ACCEPTED = {"gaussian": "normal", "nb": "negative_binomial", "discretized_logistic": "discretised_logistic"}
 
 
 def create(name: str, **arguments: Any) -> Likelihood:
-    """A likelihood by name, its arguments validated; the names of `ACCEPTED` are taken too.
+    """A likelihood by name, its arguments validated; `gaussian` and `nb` are accepted too.
 
     Raises:
         InputError: an unknown name or argument.
@@ -42,7 +37,7 @@ def create(name: str, **arguments: Any) -> Likelihood:
         >>> create("binomial", n=16).config()
         {'name': 'binomial', 'args': {'n': 16}}
     """
-    return registry.create("likelihood", ACCEPTED.get(name, name), **arguments)
+    return registry.create("likelihood", name, **arguments)
 
 
 def names() -> list[str]:

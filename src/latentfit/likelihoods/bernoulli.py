@@ -39,9 +39,7 @@ class Bernoulli(Likelihood):
         return torch.sigmoid(full_precision(params))
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         return torch.bernoulli(self.mean(params), generator=generator)
 
     def check(self, x: Tensor) -> None:

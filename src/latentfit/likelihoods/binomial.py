@@ -65,9 +65,7 @@ class Binomial(Likelihood):
         return self.n * torch.sigmoid(full_precision(params))
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         p = torch.sigmoid(full_precision(params))
         return torch.binomial(torch.full_like(p, self.n), p, generator=generator)
 

@@ -53,9 +53,7 @@ class Categorical(Likelihood):
         return (p * torch.arange(self.n_classes, dtype=p.dtype, device=p.device)).sum(-1)
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         p = self.probabilities(params)
         draws = torch.multinomial(p.reshape(-1, self.n_classes), 1, replacement=True, generator=generator)
         return draws.reshape(p.shape[:-1]).to(p.dtype)

@@ -49,9 +49,7 @@ class ContinuousBernoulli(Likelihood):
         return 0.5 + 0.5 * torch.where(near, series, 1 / far.tanh() - 1 / far)
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         logits = full_precision(params)
         u = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
         a = logits.abs().clamp(min=1e-4)  # below, the density is flat to 1e-4
@@ -59,7 +57,5 @@ class ContinuousBernoulli(Likelihood):
         return torch.where(logits > 0, 1 - low, low).clamp(0, 1)
 
     def check(self, x: Tensor) -> None:
-        hint = (
-            "Pixels of 0..255? Divide them, or --likelihood discretised_logistic. Reals? --likelihood normal."
-        )
+        hint = "Pixels of 0..255? Divide them, or --likelihood discretised_logistic. Reals? --likelihood normal."
         refuse(self.name, "values in [0, 1]", x, ~((x >= 0) & (x <= 1)), (0.0, 1.0), hint)

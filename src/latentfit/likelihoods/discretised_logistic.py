@@ -51,9 +51,7 @@ class DiscretisedLogistic(Likelihood):
         if levels < 2:
             raise InputError(f"likelihood 'discretised_logistic' needs levels of at least 2, got {levels}.")
         if scale not in ("learned", "row"):
-            raise InputError(
-                f"likelihood 'discretised_logistic': scale is 'learned' or 'row', got {scale!r}."
-            )
+            raise InputError(f"likelihood 'discretised_logistic': scale is 'learned' or 'row', got {scale!r}.")
         self.levels, self.scale = levels, scale
         if scale == "row":
             self.n_parameters = 2
@@ -68,9 +66,7 @@ class DiscretisedLogistic(Likelihood):
         width = 2 * half * inverse_scale
         first, last = x <= 0, x >= self.levels - 1
         interior = log_difference_of_sigmoids(upper, width)
-        return torch.where(
-            first, F.logsigmoid(upper), torch.where(last, F.logsigmoid(width - upper), interior)
-        )
+        return torch.where(first, F.logsigmoid(upper), torch.where(last, F.logsigmoid(width - upper), interior))
 
     def mean(self, params: Tensor, context: Tensor | None = None) -> Tensor:
         location, inverse_scale = self._location_and_inverse_scale(params)
@@ -82,9 +78,7 @@ class DiscretisedLogistic(Likelihood):
         return total
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         location, inverse_scale = self._location_and_inverse_scale(params)
         u = torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
         tiny = torch.finfo(u.dtype).tiny

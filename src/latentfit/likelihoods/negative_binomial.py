@@ -60,9 +60,7 @@ class NegativeBinomial(Likelihood):
         return log_mean_of(self.name, full_precision(params), context, self.library_size).exp()
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         return sample_counts(self.mean(params, context), self.log_dispersion, generator)
 
     def check(self, x: Tensor) -> None:

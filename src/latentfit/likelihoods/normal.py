@@ -59,13 +59,9 @@ class Normal(Likelihood):
         super().__init__()
         kinds = ("learned", "column", "optimal", "row")
         if isinstance(scale, str) and scale not in kinds:
-            raise InputError(
-                f"likelihood 'normal': scale is one of {', '.join(kinds)} or a number, got {scale!r}."
-            )
+            raise InputError(f"likelihood 'normal': scale is one of {', '.join(kinds)} or a number, got {scale!r}.")
         if not isinstance(scale, str) and not (math.isfinite(scale) and scale > 0):
-            raise InputError(
-                f"likelihood 'normal': a fixed scale must be positive and finite, got {scale!r}."
-            )
+            raise InputError(f"likelihood 'normal': a fixed scale must be positive and finite, got {scale!r}.")
         if (scale == "column") != (n_columns is not None):
             raise InputError(
                 f"likelihood 'normal': n_columns goes with scale='column' and only with it, got "
@@ -102,9 +98,7 @@ class Normal(Likelihood):
         return params[..., 0] if self.scale == "row" else params
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         mean = self.mean(params)
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return mean + self._scale(params, None) * noise

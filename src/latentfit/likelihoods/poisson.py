@@ -45,9 +45,7 @@ class Poisson(Likelihood):
         return full_precision(params).clamp(max=MAX_LOG_RATE).exp()
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         return torch.poisson(self.mean(params), generator=generator)
 
     def check(self, x: Tensor) -> None:

@@ -58,9 +58,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         return torch.sigmoid(-dropout) * log_mean.exp()
 
     @torch.no_grad()
-    def sample(
-        self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None
-    ) -> Tensor:
+    def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         log_mean, dropout = self._log_mean_and_dropout(params, context)
         counts = sample_counts(log_mean.exp(), self.log_dispersion, generator)
         return counts * torch.bernoulli(torch.sigmoid(-dropout), generator=generator)

@@ -127,7 +127,7 @@ class PriorDistribution(torch.distributions.Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return self.prior.log_prob(value, self.context)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             return self.prior.sample(tuple(sample_shape), self.context)
 
@@ -227,7 +227,7 @@ class Likelihood(Component, nn.Module, ABC):
         return self.entry_log_prob(x, params, context).flatten(-(x.dim() - 1)).sum(-1)
 
     def freeze_scale(self, x: Tensor, params: Tensor) -> None:
-        """Fix a scale that follows the batch's residuals (optimal sigma) to these training rows'. Nothing by default."""
+        """Fix a scale that follows the batch's residuals (optimal sigma) to these training rows'; none by default."""
 
 
 class Penalty(Component, nn.Module, ABC):

@@ -16,7 +16,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import Likelihood
 from latentfit.model.objective import ELBO
 from latentfit.model.vae import VAEModule
-from latentfit.training import Recipe, TrainingResult, minimise
+from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise
 
 #: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
 _ROWS = 5_000
@@ -72,11 +72,14 @@ def fit(
     objective = objective or ELBO()
     recipe = _recipe(recipe, settings)
     data, held_out = _rows(X, X_validation, validation_fraction, random_state)
+    if prepare is not None and X_validation is None and len(held_out):
+        with isolated_rng(random_state):  # drawn once: validations then differ by the weights alone
+            held_out = prepare(held_out)
     settled_at = objective.kl_weight.settled_at
     if settled_at > recipe.max_steps:
         raise InputError(
-            f"The KL warm-up ({settled_at:,} steps) is longer than the run: {recipe.max_steps:,} steps, so the KL weight "
-            f"would stop at {objective.kl_weight(recipe.max_steps - 1):.2f}. Make the warm-up at most "
+            f"The KL warm-up ({settled_at:,} steps) is longer than the run: {recipe.max_steps:,} steps, so the KL "
+            f"weight would stop at {objective.kl_weight(recipe.max_steps - 1):.2f}. Make the warm-up at most "
             f"{recipe.max_steps:,} steps or max_steps at least {settled_at:,}."
         )
     recipe = dataclasses.replace(recipe, min_steps=max(recipe.min_steps, settled_at))
@@ -143,10 +146,10 @@ def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
 def _rows(X: Any, X_validation: Any, fraction: float, random_state: int) -> tuple[Batch, Batch]:
     data = as_batch(X)
     if X_validation is not None:
-        return data, as_batch(X_validation, what="X_validation")
+        return data, as_batch(X_validation, what="X_validation", min_rows=1)
     if not 0 <= fraction < 1:
         raise InputError(f"validation_fraction must be in [0, 1), got {fraction}.")
-    n_held_out = int(round(fraction * len(data)))
+    n_held_out = round(fraction * len(data))
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(random_state))
     return data[order[n_held_out:]], data[order[:n_held_out]]
 
@@ -160,7 +163,8 @@ def _freeze_scale(module: VAEModule, data: Batch, prepare: Callable[[Batch], Bat
     """Fix a scale that follows the residuals on (at most `_ROWS`) training rows, before any number is reported."""
     if type(module.likelihood).freeze_scale is Likelihood.freeze_scale:
         return
-    part = data[slice(0, _ROWS)].to(module.device)
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:_ROWS]
+    part = data[rows].to(module.device)
     part = part if prepare is None else prepare(part)
     training = module.training
     module.eval()

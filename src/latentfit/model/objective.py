@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError
-from latentfit.model.contracts import LatentDistribution, Penalty
+from latentfit.model.contracts import LatentDistribution, Penalty, Prior
 from latentfit.model.schedules import Constant, Schedule
 from latentfit.model.vae import VAEModule
 from latentfit.registry import Component, registry
@@ -55,7 +55,7 @@ class ELBO(Component, nn.Module):
     def forward(
         self, model: VAEModule, batch: Batch | Tensor, step: int = 0, generator: Generator | None = None
     ) -> dict[str, Tensor]:
-        """Terms by name, scalars in nats per row: `loss`, `elbo` (at weight 1), `log_likelihood`, `kl`, `kl_weight`, ..."""
+        """Scalars by name, in nats per row: `loss`, `elbo` (at weight 1), `log_likelihood`, `kl`, `kl_weight`..."""
         batch = Batch.of(batch)
         q = model.encode(batch)
         z, log_q = q.rsample_with_log_prob(self.n_samples, generator)  # (S, N, *E), (S, N)
@@ -74,11 +74,13 @@ class ELBO(Component, nn.Module):
         else:
             terms["log_likelihood"] = log_likelihood
         for penalty in self.penalties:
-            terms[penalty.name or type(penalty).__name__] = value = penalty(z, model, batch, step)
-            loss = loss + value
-        parameter_kl = [module.parameter_kl() for module in model.modules() if hasattr(module, "parameter_kl")]
-        if any(value.requires_grad for value in parameter_kl):
-            terms["parameter_kl"] = torch.stack(parameter_kl).sum() / self._rows()
+            name = getattr(penalty, "name", "") or type(penalty).__name__
+            terms[name] = penalty(z, model, batch, step)
+            loss = loss + terms[name]
+        uncertain: list[Any] = [m for m in model.modules() if _has_parameter_kl(type(m))]
+        if uncertain:
+            total = sum((m.parameter_kl() for m in uncertain), torch.zeros((), device=loss.device))
+            terms["parameter_kl"] = total / self._rows()
             loss = loss + terms["parameter_kl"]
         return {"loss": loss, **terms, "kl_weight": torch.tensor(weight)}
 
@@ -97,6 +99,11 @@ class ELBO(Component, nn.Module):
         if self.n_train is None:
             raise InputError("The objective must know the number of training rows: set objective.n_train, or use fit.")
         return self.n_train
+
+
+def _has_parameter_kl(kind: type) -> bool:
+    """Whether modules of this class carry a distribution over their parameters."""
+    return getattr(kind, "parameter_kl", Prior.parameter_kl) is not Prior.parameter_kl
 
 
 registry.register("objective", "elbo", ELBO)

@@ -51,23 +51,24 @@ class VAEModule(Component, nn.Module):
         conditional: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(prior, str):
+        p_z, q_z, p_x = prior, posterior, likelihood
+        if isinstance(p_z, str):
             if latent_dim is None:
-                raise InputError(f"VAEModule: a prior given by name ({prior!r}) needs latent_dim.")
-            prior = registry.create("prior", prior, latent_dim=latent_dim)
-        if isinstance(posterior, str):
-            posterior = registry.create("posterior", posterior, latent_dim=_json_shape(prior.event_shape))
-        if isinstance(likelihood, str):
-            likelihood = registry.create("likelihood", likelihood)
-        if posterior.event_shape != prior.event_shape:
+                raise InputError(f"VAEModule: a prior given by name ({p_z!r}) needs latent_dim.")
+            p_z = _create_prior(p_z, latent_dim)
+        if isinstance(q_z, str):
+            q_z = _create_posterior(q_z, _json_shape(p_z.event_shape))
+        if isinstance(p_x, str):
+            p_x = _create_likelihood(p_x)
+        if q_z.event_shape != p_z.event_shape:
             raise InputError(
-                f"VAEModule: the posterior is over {tuple(posterior.event_shape)}, the prior over "
-                f"{tuple(prior.event_shape)}; give both the same latent_dim."
+                f"VAEModule: the posterior is over {tuple(q_z.event_shape)}, the prior over "
+                f"{tuple(p_z.event_shape)}; give both the same latent_dim."
             )
         self.encoder, self.decoder = encoder, decoder
-        self.prior: Prior = prior
-        self.posterior: Posterior = posterior
-        self.likelihood: Likelihood = likelihood
+        self.prior: Prior = p_z
+        self.posterior: Posterior = q_z
+        self.likelihood: Likelihood = p_x
         self.preprocess, self.encoder_input, self.conditional = preprocess, encoder_input, conditional
 
     @property
@@ -155,6 +156,18 @@ class VAEModule(Component, nn.Module):
 
     def _data_units(self, x: Tensor) -> Tensor:
         return x if self.preprocess is None else self.preprocess.inverse(x)
+
+
+def _create_prior(name: str, latent_dim: Shape) -> Prior:
+    return registry.create("prior", name, latent_dim=latent_dim)
+
+
+def _create_posterior(name: str, latent_dim: Shape) -> Posterior:
+    return registry.create("posterior", name, latent_dim=latent_dim)
+
+
+def _create_likelihood(name: str) -> Likelihood:
+    return registry.create("likelihood", name)
 
 
 def _json_shape(shape: torch.Size) -> Any:

@@ -54,8 +54,7 @@ class Network(Component, nn.Module, ABC):
         n = len(self.in_shape)
         if x.dim() <= n or x.shape[-n:] != self.in_shape:
             raise InputError(
-                f"The {self.name or 'network'} takes rows of shape {tuple(self.in_shape)}, got "
-                f"{tuple(x.shape)}."
+                f"The {self.name or 'network'} takes rows of shape {tuple(self.in_shape)}, got {tuple(x.shape)}."
             )
         lead = x.shape[:-n]
         if not x.is_floating_point():

@@ -61,9 +61,7 @@ class ResidualConv(Network):
             raise InputError(f"width and hidden must be positive, got {width} and {hidden}.")
         outer = self.in_shape if direction == "encode" else self.out_shape
         image = tuple(outer if image_shape is None else image_shape)
-        n_per_pixel, rest = (
-            divmod(math.prod(outer), math.prod(image)) if min(image, default=0) > 0 else (0, 1)
-        )
+        n_per_pixel, rest = divmod(math.prod(outer), math.prod(image)) if min(image, default=0) > 0 else (0, 1)
         if len(image) not in (2, 3) or rest or (direction == "encode" and n_per_pixel != 1):
             raise InputError(
                 f"residual_conv needs an image (C, H, W) or (H, W) to {direction}; got image_shape {image} "

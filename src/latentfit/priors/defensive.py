@@ -42,9 +42,7 @@ class DefensiveMixture(Prior):
             got = f"{tuple(base.event_shape)} and {tuple(anchor.event_shape)}"
             raise InputError(f"defensive: base and anchor must be over latents of one shape, got {got}.")
         if not 0 <= weight <= 0.99:
-            raise InputError(
-                f"defensive: weight must lie in [0, 0.99], got {weight}: the anchor keeps 0.01 at least."
-            )
+            raise InputError(f"defensive: weight must lie in [0, 0.99], got {weight}: the anchor keeps 0.01 at least.")
         self.base, self.anchor, self.weight = base, anchor, weight
 
     @property

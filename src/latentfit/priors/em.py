@@ -66,9 +66,7 @@ def fit_mixture(
     train, validation = rows.split(0.1, generator)
     # coordinates of unit size: float32 is enough to score them, and twice as fast
     held_out = torch.cat([validation.draw(generator) for _ in range(_n_draws(validation))]).float()
-    numbers = (
-        candidates(len(train), rows.mean.shape[1], covariance) if n_components == "auto" else [n_components]
-    )
+    numbers = candidates(len(train), rows.mean.shape[1], covariance) if n_components == "auto" else [n_components]
     if max(numbers) > len(train):
         raise InputError(
             f"{max(numbers)} components need at least as many rows to fit, got {len(train)} "
@@ -78,9 +76,7 @@ def fit_mixture(
     fits = []
     for i, number in enumerate(numbers):
         tick = None if progress is None else _shifted(progress, i * max_iterations, total)
-        fits.append(
-            expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick)
-        )
+        fits.append(expectation_maximisation(train, held_out, number, covariance, max_iterations, generator, tick))
     best = smallest_that_suffices(fits, held_out, len(validation))
     if progress is not None:
         progress(total, total)
@@ -229,9 +225,7 @@ def _maximise(statistics: list[Tensor], n_rows: int, covariance: str, held_out: 
     return MixtureFit(log_weight, mean, factor, score if math.isfinite(score) else -math.inf)
 
 
-def _revive(
-    statistics: list[Tensor], z: Tensor, log_density: Tensor, n_rows: int, generator: Generator
-) -> None:
+def _revive(statistics: list[Tensor], z: Tensor, log_density: Tensor, n_rows: int, generator: Generator) -> None:
     """Put components with under two rows where the density is poorest, with the average covariance."""
     share, first, second = statistics
     dead = (share * n_rows < 2).nonzero().flatten()

@@ -48,7 +48,5 @@ class EmpiricalPrior(Prior):
                 z = self.sampler(shape.numel())
         if z.shape != (shape.numel(), *self.event_shape):
             wanted = (shape.numel(), *self.event_shape)
-            raise InputError(
-                f"The sampler returned {tuple(z.shape)} for n = {shape.numel()}; expected {wanted}."
-            )
+            raise InputError(f"The sampler returned {tuple(z.shape)} for n = {shape.numel()}; expected {wanted}.")
         return z.reshape(*shape, *self.event_shape)

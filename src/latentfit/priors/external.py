@@ -91,9 +91,7 @@ class ExternalPrior(Prior):
         """
         rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
         if self.n_parameters == 0:
-            raise CapabilityError(
-                "Your distribution has no learnable parameters, so there is nothing to fit."
-            )
+            raise CapabilityError("Your distribution has no learnable parameters, so there is nothing to fit.")
         self.whitening.set_moments(*exact_moments(rows))
         fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
         return self

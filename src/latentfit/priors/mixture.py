@@ -68,11 +68,7 @@ class MixturePrior(Prior):
         dim, like = self.event_shape.numel(), self.min_std
         self.n_components = n_components
         generator = torch.Generator().manual_seed(0)  # the start is the same in every process
-        offset = (
-            0.1 * torch.randn(n_components, dim, generator=generator)
-            if n_components > 1
-            else torch.zeros(1, dim)
-        )
+        offset = 0.1 * torch.randn(n_components, dim, generator=generator) if n_components > 1 else torch.zeros(1, dim)
         self.logits = nn.Parameter(torch.zeros(n_components).to(like))
         self.mean = nn.Parameter(offset.to(like))
         self.log_diagonal = nn.Parameter(torch.zeros(n_components, dim).to(like))

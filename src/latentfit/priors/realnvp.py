@@ -66,9 +66,7 @@ class RealNVPPrior(Prior):
         hidden = (width, width) if isinstance(width, int) else tuple(width)
         if isinstance(base, Prior) and base.event_shape != self.event_shape:
             got, wanted = tuple(base.event_shape), tuple(self.event_shape)
-            raise InputError(
-                f"realnvp: the base is over latents of shape {got}, not {wanted}; give it the same."
-            )
+            raise InputError(f"realnvp: the base is over latents of shape {got}, not {wanted}; give it the same.")
         self.network_calls = transforms
         self.context_features = context_features
         self.whitening = Whitening(dim, full=dim <= FULL_WHITENING_UP_TO)

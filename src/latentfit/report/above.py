@@ -15,9 +15,7 @@ from latentfit.report.view import View, arrow, known, pair, percent, seconds, sh
 def eyebrow(view: View) -> str:
     """The line above the headline: data, rows, latent units, likelihood."""
     s = view.c.setting
-    return view.t(
-        "report.eyebrow.data", data=s.data, n=s.n_rows, latent_dim=s.latent_dim, likelihood=s.likelihood
-    )
+    return view.t("report.eyebrow.data", data=s.data, n=s.n_rows, latent_dim=s.latent_dim, likelihood=s.likelihood)
 
 
 def tiles(view: View) -> list[dict[str, str]]:
@@ -99,8 +97,7 @@ def _columns(view: View) -> dict[str, Any] | None:
     real, null, best = (a.reshape(len(a), -1) for a in (real, p.null_samples, p.best_samples))
     n = min(12, real.shape[1])
     panels = [
-        figures.quantile_panel(t("report.see.column", n=j + 1), real[:, j], null[:, j], best[:, j])
-        for j in range(n)
+        figures.quantile_panel(t("report.see.column", n=j + 1), real[:, j], null[:, j], best[:, j]) for j in range(n)
     ]
     caption = t("report.see.table.caption", method=view.c.recommended.method, n=n)
     legend = [
@@ -128,9 +125,7 @@ def findings(view: View) -> list[dict[str, str]]:
     """The diagnosis, one line per finding."""
     found = []
     for finding in view.c.findings:
-        given = type(finding)(
-            finding.code, finding.status, {"unit": view.words["unit"], **finding.parameters}
-        )
+        given = type(finding)(finding.code, finding.status, {"unit": view.words["unit"], **finding.parameters})
         try:
             name, text = finding_name(given, view.lang), finding_sentence(given, view.lang)
             remedy = finding_remedy(given, view.lang)
@@ -149,8 +144,7 @@ def gains(view: View) -> dict[str, Any] | None:
         return None
     key = view.c.recommendation.key
     marks = [
-        figures.Mark(r.method, view.t(f"word.{r.fitted}"), r.gain, r.fit_seconds, r.key == key)
-        for r in view.c.rows
+        figures.Mark(r.method, view.t(f"word.{r.fitted}"), r.gain, r.fit_seconds, r.key == key) for r in view.c.rows
     ]
     draw = partial(figures.gains, marks, view.t("report.gain.axis"), view.t("report.gain.seconds"))
     n = view.c.setting.splits.get("selection", 0)

@@ -98,9 +98,7 @@ def codes_map(view: View) -> dict[str, Any] | None:
         "axes": axes,
     }
     static = [figures.scatter(codes[:700], [(d[:250], css)], axes) for d, css in draws]
-    hint = (
-        t("report.map.hover") if n else (t("report.map.hidden") if view.image and len(p.map_images) else "")
-    )
+    hint = t("report.map.hover") if n else (t("report.map.hidden") if view.image and len(p.map_images) else "")
     return {"data": data, "static": static, "hint": hint}
 
 
@@ -111,12 +109,7 @@ def units(view: View) -> list[tuple[str, str, str]] | None:
     for key, css in (("standard", "null"), (view.c.recommendation.key, "best")):
         row = row_of(view.c, key)
         kl, std = p.unit_kl.get(key, np.empty(0)), p.unit_std.get(key, np.empty(0))
-        if (
-            row is None
-            or not len(kl)
-            or len(kl) != len(std)
-            or any(row.method == name for name, _, _ in panels)
-        ):
+        if row is None or not len(kl) or len(kl) != len(std) or any(row.method == name for name, _, _ in panels):
             continue
         panels.append((row.method, css, figures.units(kl, std, view.t("report.units.axis"), COLLAPSED_BELOW)))
     return panels or None
@@ -160,11 +153,7 @@ def trust(view: View) -> list[tuple[str, str]]:
     if verdict.test_gain is not None and verdict.gain is not None:
         # a test gain far below the selection gain is the winner's curse at work
         shortfall = verdict.gain.value - verdict.test_gain.value
-        css = (
-            "warn"
-            if shortfall > 2 * math.hypot(verdict.gain.std_error, verdict.test_gain.std_error)
-            else "good"
-        )
+        css = "warn" if shortfall > 2 * math.hypot(verdict.gain.std_error, verdict.test_gain.std_error) else "good"
         tested = c.setting.splits.get("test", 0)
         items.append((css, t("report.trust.test", n=tested, test_gain=verdict.test_gain, gain=verdict.gain)))
     items.append(("good", t("report.trust.gap", gap=c.prior_gap)))

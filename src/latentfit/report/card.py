@@ -62,25 +62,17 @@ def card(component_config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     parts.append("```python\n" + _LOAD.get(kind, _LOAD["vae"]).format(path=path) + "\n```")
     numbers = [(word, _number(facts[key])) for key, word in _NUMBERS.items() if facts.get(key) is not None]
     if numbers:
-        parts.append(
-            "\n".join(["| number | value |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in numbers)])
-        )
+        parts.append("\n".join(["| number | value |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in numbers)]))
         parts.append(
             "± is one standard error. Numbers of log p(x) compare only within one base measure"
             + (f": {_inline(facts['base_measure'])}." if facts.get("base_measure") else ".")
         )
-    origin = [
-        f"- {word}: {_origin(facts[key])}" for key, word in _ORIGIN.items() if facts.get(key) is not None
-    ]
+    origin = [f"- {word}: {_origin(facts[key])}" for key, word in _ORIGIN.items() if facts.get(key) is not None]
     if origin:
         parts.append("## Where it comes from\n\n" + "\n".join(origin))
-    fence = json.dumps(dict(component_config), indent=2, ensure_ascii=False, default=str).replace(
-        "```", "'''"
-    )
+    fence = json.dumps(dict(component_config), indent=2, ensure_ascii=False, default=str).replace("```", "'''")
     parts.append(f"## Configuration\n\n```json\n{fence}\n```")
-    parts.append(
-        "The weights are in `model.safetensors`; nothing in this folder is executed when it is loaded."
-    )
+    parts.append("The weights are in `model.safetensors`; nothing in this folder is executed when it is loaded.")
     return "\n\n".join(parts) + "\n"
 
 

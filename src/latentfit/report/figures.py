@@ -4,8 +4,6 @@ Every function returns one `<svg>` of the given width. Colours are CSS classes o
 `mute`), so the figures follow light, dark and print; text is escaped here.
 """
 
-# ruff: noqa: E501  (an SVG element stands on one line)
-
 from __future__ import annotations
 
 import html
@@ -75,9 +73,7 @@ def budget(parts: Sequence[tuple[str, str, Estimate, str]], axis: str, width: in
         end = x(max(estimate.value, 0.0))
         svg.append(f'<text x="{left}" y="{y + 16}" class="lab">{_text(label)}</text>')
         svg.append(f'<text x="{right}" y="{y + 16}" class="num" text-anchor="end">{_text(value)}</text>')
-        svg.append(
-            f'<rect x="{left}" y="{y + 25}" width="{max(end - left, 2):.1f}" height="16" rx="2" class="{css}"/>'
-        )
+        svg.append(f'<rect x="{left}" y="{y + 25}" width="{max(end - left, 2):.1f}" height="16" rx="2" class="{css}"/>')
         if _finite(estimate) and estimate.std_error > 0:
             low, up = (x(min(max(v, 0.0), high)) for v in estimate.interval)
             svg.append(_whisker(low, up, y + 33, "whisker"))
@@ -128,9 +124,7 @@ def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> s
     return _svg(width, height, svg, axis)
 
 
-def curves(
-    series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, width: int
-) -> str:
+def curves(series: Sequence[tuple[str, np.ndarray, np.ndarray, str]], x_label: str, y_label: str, width: int) -> str:
     """Lines (label, x, y, CSS class), labelled at their right end; what is above the first fifth's end is cut."""
     left, right, top, bottom = 48, width - 104, 14, 230
     every = np.concatenate([y[np.isfinite(y)] for _, _, y, _ in series])
@@ -146,14 +140,10 @@ def curves(
     place = bottom + 8.0
     for (label, x, y, css), end in sorted(zip(series, ends, strict=True), key=lambda item: item[1]):
         inside = np.isfinite(y) & (y <= high)
-        points = " ".join(
-            f"{fx(float(a)):.1f},{fy(float(b)):.1f}" for a, b in zip(x[inside], y[inside], strict=True)
-        )
+        points = " ".join(f"{fx(float(a)):.1f},{fy(float(b)):.1f}" for a, b in zip(x[inside], y[inside], strict=True))
         svg.append(f'<polyline points="{points}" class="line {css}"/>')
         place = min(fy(min(end, high)), place - 13)
-        svg.append(
-            f'<text x="{right + 6}" y="{place + 4:.1f}" class="tick {css}">{_text(_short(label, 16))}</text>'
-        )
+        svg.append(f'<text x="{right + 6}" y="{place + 4:.1f}" class="tick {css}">{_text(_short(label, 16))}</text>')
     return _svg(width, bottom + 44, svg, y_label)
 
 
@@ -199,9 +189,7 @@ def histogram(
     anchor = "start" if at < width / 2 else "end"
     svg.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top - 14}" y2="{bottom}" class="cut"/>')
     place = at + (5 if anchor == "start" else -5)
-    svg.append(
-        f'<text x="{place:.1f}" y="{top - 6}" class="tick" text-anchor="{anchor}">{_text(line_label)}</text>'
-    )
+    svg.append(f'<text x="{place:.1f}" y="{top - 6}" class="tick" text-anchor="{anchor}">{_text(line_label)}</text>')
     return _svg(width, bottom + 44, svg, axis)
 
 
@@ -214,20 +202,14 @@ def quantile_panel(name: str, real: np.ndarray, null: np.ndarray, best: np.ndarr
     f, g = _scale(low - pad, high + pad, 8, width - 8), _scale(low - pad, high + pad, width - 8, 24)
     svg = [f'<rect x="8" y="24" width="{width - 16}" height="{width - 32}" class="frame"/>']
     svg.append(f'<text x="8" y="15" class="lab">{_text(_short(name, 24))}</text>')
-    svg.append(
-        f'<line x1="{f(low):.1f}" y1="{g(low):.1f}" x2="{f(high):.1f}" y2="{g(high):.1f}" class="zero"/>'
-    )
+    svg.append(f'<line x1="{f(low):.1f}" y1="{g(low):.1f}" x2="{f(high):.1f}" y2="{g(high):.1f}" class="zero"/>')
     for values, css in ((curves_[1], "null"), (curves_[2], "best")):
-        points = " ".join(
-            f"{f(float(a)):.1f},{g(float(b)):.1f}" for a, b in zip(curves_[0], values, strict=True)
-        )
+        points = " ".join(f"{f(float(a)):.1f},{g(float(b)):.1f}" for a, b in zip(curves_[0], values, strict=True))
         svg.append(f'<polyline points="{points}" class="line {css}"/>')
     return _svg(width, width, svg, name)
 
 
-def scatter(
-    codes: np.ndarray, draws: Sequence[tuple[np.ndarray, str]], axes: tuple[str, ...], width: int = 426
-) -> str:
+def scatter(codes: np.ndarray, draws: Sequence[tuple[np.ndarray, str]], axes: tuple[str, ...], width: int = 426) -> str:
     """The map without script: codes (n, 2) as dots, each set of draws (n, 2) as crosses of its CSS class."""
     every = np.concatenate([codes, *(d for d, _ in draws)])
     low, high = np.quantile(every, 0.002, axis=0), np.quantile(every, 0.998, axis=0)
@@ -242,13 +224,9 @@ def scatter(
     dots = "".join(f"M{fx(float(a)):.1f} {fy(float(b)):.1f}h0" for a, b in inside(codes))
     svg.append(f'<path d="{dots}" class="codes"/>')
     for points, css in draws:
-        crosses = "".join(
-            f"M{fx(float(a)) - 2:.1f} {fy(float(b)) - 2:.1f}l4 4m0 -4l-4 4" for a, b in inside(points)
-        )
+        crosses = "".join(f"M{fx(float(a)) - 2:.1f} {fy(float(b)) - 2:.1f}l4 4m0 -4l-4 4" for a, b in inside(points))
         svg.append(f'<path d="{crosses}" class="cross {css}"/>')
-    svg.append(
-        f'<text x="{width / 2}" y="{width - 8}" class="tick" text-anchor="middle">{_text(axes[0])}</text>'
-    )
+    svg.append(f'<text x="{width / 2}" y="{width - 8}" class="tick" text-anchor="middle">{_text(axes[0])}</text>')
     return _svg(width, width, svg, f"{axes[0]} / {axes[1]}")
 
 
@@ -265,17 +243,13 @@ def _axis(x: _scale, at: list[float], top: float, bottom: float, label: str, gri
     svg = []
     for value in at:
         if grid:
-            svg.append(
-                f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}" class="grid"/>'
-            )
+            svg.append(f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}" class="grid"/>')
         svg.append(
             f'<text x="{x(value):.1f}" y="{bottom + 17}" class="tick" text-anchor="middle">{number(value)}</text>'
         )
     if at:
         middle = (x(at[0]) + x(at[-1])) / 2
-        svg.append(
-            f'<text x="{middle:.1f}" y="{bottom + 35}" class="tick" text-anchor="middle">{_text(label)}</text>'
-        )
+        svg.append(f'<text x="{middle:.1f}" y="{bottom + 35}" class="tick" text-anchor="middle">{_text(label)}</text>')
     return svg
 
 
@@ -283,9 +257,7 @@ def _y_axis(y: _scale, at: list[float], left: float, right: float, label: str) -
     svg = []
     for value in at:
         svg.append(f'<line x1="{left}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="grid"/>')
-        svg.append(
-            f'<text x="{left - 6}" y="{y(value) + 4:.1f}" class="tick" text-anchor="end">{number(value)}</text>'
-        )
+        svg.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" class="tick" text-anchor="end">{number(value)}</text>')
     svg.append(f'<text x="{left + 4}" y="10" class="tick">{_text(label)}</text>')
     return svg
 
@@ -295,7 +267,9 @@ def _whisker(a: float, b: float, y: float, css: str) -> str:
 
 
 def _svg(width: int, height: int, parts: list[str], label: str) -> str:
-    head = f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{_text(label)}">'
+    head = (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{_text(label)}">'
+    )
     return head + "".join(parts) + "</svg>"
 
 

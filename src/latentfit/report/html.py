@@ -15,9 +15,7 @@ from latentfit.saving import write_atomic
 GLOSSARY = ("prior", "aggregate", "mismatch", "prior_gap", "inference_gap", "hole", "active", "nat")
 
 
-def render(
-    comparison: Comparison, *, lang: str = "en", title: str | None = None, show_data: bool | None = None
-) -> str:
+def render(comparison: Comparison, *, lang: str = "en", title: str | None = None, show_data: bool | None = None) -> str:
     """The report as one HTML document of at most about 8 MB that loads nothing from anywhere.
 
     Args:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from latentfit.comparison.jobs import read_arrays
-from latentfit.comparison.plan import Job, Plan, job_folder
+from latentfit.comparison.plan import MAX_SCORED, Job, Plan, job_folder
 from latentfit.comparison.result import Comparison
 from latentfit.diagnosis.catalogue import plain, say
+from latentfit.diagnosis.findings import Finding
 from latentfit.errors import LatentfitError
 from latentfit.report.text import as_text, findings_text, wrapped
 from latentfit.training.progress import clock
@@ -70,11 +71,9 @@ class Terminal:
         """Print what will be done and about how long it takes, before anything long starts."""
         from latentfit import __version__
 
-        self.plan, self._workers, self.n_selection = plan, workers, len(splits.selection)
+        self.plan, self._workers, self.n_selection = plan, workers, min(len(splits.selection), MAX_SCORED)
         recipe = plan.settings["recipe"]
-        self.units = say(
-            "unit.images" if len(plan.settings["model"]["data_shape"]) > 1 else "unit.rows", self.lang
-        )
+        self.units = say("unit.images" if len(plan.settings["model"]["data_shape"]) > 1 else "unit.rows", self.lang)
         device = self._say(
             "terminal.device" if workers > 1 else "terminal.device.one",
             device=recipe["device"],
@@ -87,9 +86,7 @@ class Terminal:
         self.write("")
         self._labelled("data", [source.origin])
         sizes = splits.sizes()
-        self._labelled(
-            "split", [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])]
-        )
+        self._labelled("split", [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])])
         lines = [self._say("terminal.likelihood", likelihood=data.description, reason=data.reason)]
         if data.alternatives:
             lines.append(self._say("terminal.likelihood.other", others=" | ".join(data.alternatives)))
@@ -110,18 +107,16 @@ class Terminal:
             lines.append(self._say("terminal.plan.post_hoc", rungs=", ".join(plan.rungs)))
         self._labelled("plan", lines)
         if seconds > LONG:
-            self._lines(
-                say("terminal.plan.long", self.lang, minutes=LONG // 60, command=shorter(self.command))
-            )
+            self._lines(say("terminal.plan.long", self.lang, minutes=LONG // 60, command=shorter(self.command)))
         if recipe["device"] == "cpu" and _gpu_is_free():
             self._lines(say("terminal.device.free", self.lang))
         self.write("")
 
-    def stage(self, number: int, plan: Plan, found: Comparison | None) -> None:
+    def stage(self, number: int, plan: Plan, findings: list[Finding] | None) -> None:
         """End the stage before, with its time, and begin this one."""
         self._end_stage()
-        if found is not None:
-            self.findings(found)
+        if findings is not None:
+            self.findings(findings)
         self._stage, self._since = number, time.perf_counter()
         self._last = self._since
         if not self.live:
@@ -148,6 +143,19 @@ class Terminal:
         """Count a finished job, or one that was already there (0 seconds)."""
         self.finished.append((job, seconds))
         self._last = time.perf_counter()
+        if "failed" in result:
+            waiting = total - done
+            self._lines(
+                say(
+                    "terminal.job.failed",
+                    self.lang,
+                    method=job.method,
+                    seed=job.seed + 1,
+                    reason=result["failed"],
+                    n=waiting,
+                )
+            )
+            return
         if self.live:
             return
         kept = "terminal.job.kept" if seconds == 0 else "terminal.job"
@@ -160,7 +168,7 @@ class Terminal:
     def done(self, comparison: Comparison) -> None:
         """The findings, the leaderboard, the verdict, and where everything is."""
         self._end_stage()
-        self.findings(comparison)
+        self.findings(comparison.findings)
         self.write("")
         self.write(as_text(comparison, lang=self.lang, width=self.width, ascii=self.ascii))
         self.write("")
@@ -170,11 +178,11 @@ class Terminal:
         self._labelled("python", [self._say("terminal.python", path=f"{folder}/best")])
         self._labelled("next", [self._say("terminal.next")])
 
-    def findings(self, comparison: Comparison) -> None:
+    def findings(self, findings: list[Finding]) -> None:
         """The diagnosis of the N(0, I) model, once."""
         if not self._told_findings:
             self._told_findings = True
-            self.write(findings_text(comparison.findings, lang=self.lang, width=self.width, ascii=self.ascii))
+            self.write(findings_text(findings, lang=self.lang, width=self.width, ascii=self.ascii))
 
     def interrupted(self) -> None:
         """What is done, and how to go on."""
@@ -267,11 +275,7 @@ class Terminal:
         if self.plan is None:
             return 0.0
         if kind == "ladder":  # a fit of each rung: about as long as a training
-            return (
-                sum(self.plan.step_seconds.values())
-                * self.plan.max_steps
-                / max(1, len(self.plan.step_seconds))
-            )
+            return sum(self.plan.step_seconds.values()) * self.plan.max_steps / max(1, len(self.plan.step_seconds))
         return self.plan.step_seconds.get(method, 0.0) * self.plan.max_steps
 
 
@@ -296,9 +300,7 @@ def partial_table(folder: Path, plan: Plan, lang: str = "en") -> list[str]:
             method, _, base = key.partition("@")
             fitted = say("word.post hoc" if base else "word.jointly", lang)
             log_px = float(np.mean([np.mean(value) for value in values.values()]))
-            rows.append(
-                (float(np.mean(paired)), method, fitted, f"{len(paired)}/{plan.n_seeds}", f"{log_px:.1f}")
-            )
+            rows.append((float(np.mean(paired)), method, fitted, f"{len(paired)}/{plan.n_seeds}", f"{log_px:.1f}"))
     if not rows:
         return []
     rows.sort(reverse=True)
@@ -306,10 +308,7 @@ def partial_table(folder: Path, plan: Plan, lang: str = "en") -> list[str]:
     cells = [[m, f, "0  " if m == "standard" else f"{gain:+.1f}", p, n] for gain, m, f, n, p in rows]
     widths = [max(len(row[i]) for row in [head, *cells]) for i in range(5)]
     return [
-        " "
-        + "  ".join(
-            t.ljust(w) if i < 2 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))
-        )
+        " " + "  ".join(t.ljust(w) if i < 2 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
         for row in [head, *cells]
     ]
 

@@ -54,18 +54,14 @@ def as_text(comparison: Comparison, *, lang: str | None = None, width: int = 80,
     return "\n".join(parts)
 
 
-def leaderboard_text(
-    comparison: Comparison, *, lang: str = "en", width: int = 80, ascii: bool = False
-) -> str:
+def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 80, ascii: bool = False) -> str:
     """The leaderboard alone: a caption, one line per row, and the footnotes that are needed."""
 
     def clean(text: str) -> str:
         return plain(text) if ascii else text
 
     rows = comparison.rows
-    columns = [
-        _Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)
-    ]
+    columns = [_Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)]
     table = _fitting(columns, width)
     unit = units(comparison, lang)["unit"]
     caption = wrapped(clean(say("terminal.caption", lang, unit=unit)), width)
@@ -82,9 +78,7 @@ def leaderboard_text(
     return "\n".join(lines)
 
 
-def findings_text(
-    findings: Sequence[Finding], *, lang: str = "en", width: int = 80, ascii: bool = False
-) -> str:
+def findings_text(findings: Sequence[Finding], *, lang: str = "en", width: int = 80, ascii: bool = False) -> str:
     """One line per finding: what was looked at, what was found, how grave it is (right-aligned)."""
     lines = []
     names = [finding_name(finding, lang) for finding in findings]
@@ -102,9 +96,7 @@ def findings_text(
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """A sentence on lines of at most `width` characters; commands and names are not broken at hyphens."""
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-    ) or [""]
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def aligned(pairs: Sequence[tuple[float, float] | None], *, ascii: bool = False) -> list[str]:

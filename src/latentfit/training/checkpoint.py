@@ -40,9 +40,7 @@ class Checkpoints:
             **counters_to_json(snapshot),
             "history": [record for record in history if record["step"] <= snapshot.counters.step][-_TAIL:],
         }
-        save_tensors(
-            self.run_dir / f"checkpoint-{snapshot.counters.step}.safetensors", snapshot.tensors, meta
-        )
+        save_tensors(self.run_dir / f"checkpoint-{snapshot.counters.step}.safetensors", snapshot.tensors, meta)
         for path in self.paths()[_KEPT:]:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -50,9 +48,7 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The checkpoints there are, newest first."""
         numbered = [(path.stem.rpartition("-")[2], path) for path in self.run_dir.glob(_PATTERN)]
-        return [
-            path for number, path in sorted(((int(n), p) for n, p in numbered if n.isdigit()), reverse=True)
-        ]
+        return [path for number, path in sorted(((int(n), p) for n, p in numbered if n.isdigit()), reverse=True)]
 
     def newest(self) -> tuple[Snapshot, list[dict[str, Any]]] | None:
         """The newest undamaged checkpoint and its tail of the history; None where there is none.

@@ -121,9 +121,7 @@ def minimise(
     loss_module = loss.to(device) if isinstance(loss, nn.Module) else None
     order_seed, noise_seed, validation_seed = independent_seeds(random_state, 3)
 
-    everything = {
-        id(p): p for m in (module, loss_module) if m is not None for p in m.parameters() if p.requires_grad
-    }
+    everything = {id(p): p for m in (module, loss_module) if m is not None for p in m.parameters() if p.requires_grad}
     optimiser = make_optimiser(everything.values(), parameter_groups, recipe)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     average = WeightAverage(parameters, recipe.ema_decay) if recipe.ema_decay > 0 else None
@@ -212,9 +210,7 @@ def minimise(
                     left = (recipe.max_steps - counters.step) * speed
                     shown = {k: v for k, v in latest.items() if k not in ("step", "seconds", "learning_rate")}
                     progress(
-                        ProgressEvent(
-                            what, counters.step, recipe.max_steps, shown, now, left, bool(counters.stopped)
-                        )
+                        ProgressEvent(what, counters.step, recipe.max_steps, shown, now, left, bool(counters.stopped))
                     )
                     next_event = now + SECONDS_PER_EVENT
                 if now >= next_write or counters.stopped:
@@ -263,11 +259,7 @@ def _validation(validate: Callable[[], float], state: TrainingState, recipe: Rec
             average.swap()
         for m, mode in modes.items():
             m.training = mode
-    if (
-        recipe.patience is not None
-        and counters.stale >= recipe.patience
-        and counters.step >= recipe.min_steps
-    ):
+    if recipe.patience is not None and counters.stale >= recipe.patience and counters.step >= recipe.min_steps:
         counters.stopped = "early"
     return value
 
@@ -351,17 +343,13 @@ def _total(terms: Mapping[str, Tensor], step: int, first: int) -> Tensor:
         total = terms.get("loss") if isinstance(terms, Mapping) else None
         if not isinstance(total, Tensor) or total.numel() != 1:
             got = sorted(terms) if isinstance(terms, Mapping) else type(terms).__name__
-            raise InputError(
-                f"loss(batch, step) must return a dict with a scalar tensor under 'loss', got {got}."
-            )
+            raise InputError(f"loss(batch, step) must return a dict with a scalar tensor under 'loss', got {got}.")
         if not total.requires_grad:
             raise InputError("The loss depends on no parameter that is trained, so it cannot be minimised.")
     return terms["loss"]
 
 
-def _lost(
-    terms: Mapping[str, Tensor], step: int, good_step: int, recipe: Recipe, what: str, random_state: int
-) -> str:
+def _lost(terms: Mapping[str, Tensor], step: int, good_step: int, recipe: Recipe, what: str, random_state: int) -> str:
     values = {name: value.item() for name, value in terms.items()}
     bad = next((n for n in sorted(values, key="loss".__eq__) if not math.isfinite(values[n])), None)
     subject = "the gradient of 'loss'" if bad is None else f"the term '{bad}'"

@@ -108,9 +108,7 @@ class Recipe:
         except RuntimeError:
             raise InputError(f"device must be 'cpu', 'cuda' or 'auto', got {self.device!r}.") from None
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(
-                f"device {self.device!r} asked for, but torch sees no GPU here. Try device='auto'."
-            )
+            raise InputError(f"device {self.device!r} asked for, but torch sees no GPU here. Try device='auto'.")
         return device
 
 

@@ -144,9 +144,7 @@ class TrainingState:
         now = self.weights(everything=True)
         for name, value in tensors.items():
             if name not in now or now[name].shape != value.shape:
-                raise SavedFileError(
-                    f"The stored state holds {name} {tuple(value.shape)}, which this model has not."
-                )
+                raise SavedFileError(f"The stored state holds {name} {tuple(value.shape)}, which this model has not.")
             now[name].copy_(value)
 
     def keep_best(self) -> None:
