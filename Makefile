@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. `make help` lists the others.
 # Another interpreter: `make test PYTHON=python3.12`. The small CPU build of torch, where pip would take the CUDA one:
-# `make install TORCH_INDEX=https://download.pytorch.org/whl/cpu`.
+# `make install TORCH_INDEX=` with the address of PyTorch's index of CPU wheels.
 
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -52,4 +52,5 @@ class Batch:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if value is None else function(value) for name, value in values.items()})
+        changed: dict[str, Any] = {name: None if value is None else function(value) for name, value in values.items()}
+        return Batch(**changed)

@@ -182,7 +182,7 @@ SENTENCES: dict[str, str] = {
     # the report: head
     "report.eyebrow": "Latentfit report",
     "report.eyebrow.data": "{data}, {n:,} {units}, {latent_dim} latent units, likelihood {likelihood}",
-    "report.tile.gap": "lost to the prior N(0, I), with this VAE as it is",
+    "report.tile.gap": "of its ELBO lost to the prior N(0, I), encoder and decoder as they are",
     "report.tile.gap.value": "at least {gap}",
     "report.tile.gap.unit": "nats per {unit}",
     "report.tile.gap.note": "{share:.0%} of the {kl} nats its codes carry; {bits} bits per dimension",

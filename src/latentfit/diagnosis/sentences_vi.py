@@ -182,7 +182,7 @@ SENTENCES: dict[str, str] = {
     # báo cáo: đầu trang
     "report.eyebrow": "Báo cáo Latentfit",
     "report.eyebrow.data": "{data}, {n:,} {units}, {latent_dim} chiều ẩn (latent), hàm hợp lý (likelihood) {likelihood}",
-    "report.tile.gap": "mất vì phân phối tiên nghiệm (prior) N(0, I), với VAE như hiện nay",
+    "report.tile.gap": "trong ELBO mất vì phân phối tiên nghiệm (prior) N(0, I), bộ mã hoá và bộ giải mã giữ nguyên",
     "report.tile.gap.value": "ít nhất {gap}",
     "report.tile.gap.unit": "nat mỗi {unit}",
     "report.tile.gap.note": "{share:.0%} của {kl} nat mà mã mang; {bits} bit mỗi chiều dữ liệu",

@@ -1,0 +1,107 @@
+"""A comparison from end to end on a small table: the same again resumes, another one is refused, nothing is lost."""
+
+import json
+
+import numpy as np
+import pytest
+
+import latentfit as lf
+from latentfit.comparison import Comparison
+from latentfit.errors import InputError
+
+SMALL = {"methods": "standard,mixture", "n_seeds": 2, "max_steps": 60, "latent_dim": 2, "n_importance_samples": 40}
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Two clusters in six columns: the codes are not Gaussian."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(2, 6)) * 3
+    return (centres[rng.integers(0, 2, 300)] + rng.normal(size=(300, 6))).round(2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def comparison(table, folder):
+    return lf.compare(table, out=folder, backend="serial", **SMALL)
+
+
+def without_times(comparison: Comparison):
+    return comparison.leaderboard.drop(columns=["fit_seconds", "sample_ms"])
+
+
+def test_every_method_and_rung_has_a_row(comparison):
+    keys = {row.key for row in comparison.rows}
+    assert keys == {"standard", "mixture", "learned_gaussian@standard", "mixture@standard", "realnvp@standard"}
+    assert comparison.null.gain is None
+    gains = [row.gain.value for row in comparison.rows if row.gain is not None]
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_gains_are_paired_differences_of_log_px(comparison):
+    null = comparison.null.log_px.value
+    for row in comparison.rows:
+        if row.gain is not None:
+            assert row.gain.value == pytest.approx(row.log_px.value - null, abs=1e-6)
+
+
+def test_the_folder_holds_what_was_promised(comparison, folder):
+    for name in ("leaderboard.csv", "report.html", "report.png", "comparison.json", "best/model.safetensors"):
+        assert (folder / name).exists(), name
+    assert comparison.best.sample(3).shape == (3, 6)
+
+
+def test_the_diagnosis_says_every_part_once(comparison):
+    codes = [finding.code for finding in comparison.findings]
+    assert len(codes) == len(set(codes)) == 6
+    assert set(comparison.budget) == {"inference", "prior"}
+
+
+def test_a_stored_comparison_reads_back(comparison, folder):
+    again = Comparison.read(folder)
+    assert json.loads(again.to_json()) == json.loads(comparison.to_json())
+    np.testing.assert_array_equal(again.pictures.map_codes, comparison.pictures.map_codes)
+
+
+def test_the_same_call_runs_nothing_twice_and_gives_the_same_table(table, folder, comparison):
+    jobs = sorted(path.stat().st_mtime_ns for path in folder.glob("jobs/*/result.json"))
+    again = lf.compare(table, out=folder, backend="serial", **SMALL)
+    assert sorted(path.stat().st_mtime_ns for path in folder.glob("jobs/*/result.json")) == jobs
+    assert without_times(again).equals(without_times(comparison))
+
+
+def test_another_comparison_is_refused_and_changes_nothing(table, folder, comparison):
+    before = {path: path.read_bytes() for path in folder.glob("*.json")}
+    with pytest.raises(InputError, match=r"holds another comparison \(differs in: n_seeds 2 -> 3\).*--fresh"):
+        lf.compare(table, out=folder, backend="serial", **{**SMALL, "n_seeds": 3})
+    assert {path: path.read_bytes() for path in folder.glob("*.json")} == before
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_table(table, comparison, tmp_path):
+    parallel = lf.compare(table, out=tmp_path, backend="loky", workers=2, **SMALL)
+    assert without_times(parallel).equals(without_times(comparison))
+
+
+def test_columns_constant_on_the_training_rows_are_dropped_and_named(table, tmp_path):
+    wide = np.column_stack([table, np.full(len(table), 7.0)])
+    found = lf.compare(wide, out=tmp_path, backend="serial", **{**SMALL, "n_seeds": 1, "methods": "standard"})
+    assert found.setting.data_shape == (6,)
+
+
+def test_options_are_refused_before_anything_is_written(table, tmp_path):
+    for options, message in (
+        ({"goal": "beauty"}, "goal must be one of likelihood, samples, embedding"),
+        ({"n_seeds": 0}, "n_seeds must be a whole number of at least 1"),
+        ({"epochs": 3}, "no option 'epochs'"),
+        ({"methods": "gmm"}, "calls it 'mixture'"),
+        ({"likelihood": "bernoulli"}, "needs 0 or 1"),
+        ({"labels": [1, 2]}, r"labels must be \(300,\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            lf.compare(table, out=tmp_path / "never", backend="serial", **{**SMALL, **options})
+    assert not (tmp_path / "never").exists()
