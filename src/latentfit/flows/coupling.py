@@ -85,12 +85,12 @@ class AffineCoupling(Bijection):
 
 
 def conditioner(in_features: int, hidden_features: tuple[int, ...], out_features: int) -> nn.Sequential:
-    """A ReLU network whose last layer starts at zero; without inputs, a learned constant."""
+    """A SiLU network whose last layer starts at zero; without inputs, a learned constant."""
     if in_features == 0:
         return nn.Sequential(_Constant(out_features))
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise((in_features, *hidden_features)):
-        layers += [nn.Linear(a, b), nn.ReLU()]
+        layers += [nn.Linear(a, b), nn.SiLU()]
     layers.append(nn.Linear((in_features, *hidden_features)[-1], out_features))
     network = nn.Sequential(*layers)
     start_at_zero(network)
