@@ -120,7 +120,9 @@ def score(folder: Path, rows: dict[str, torch.Tensor], k: int) -> dict:
         path = folder / f"test-{start:05d}-{k}.safetensors"
         if not path.exists():
             x = Batch(rows["test"][start : start + SLICE])
-            scored = log_likelihood(vae, x, n_importance_samples=k, proposal=proposal, random_state=start)
+            scored = log_likelihood(
+                vae, x, n_importance_samples=k, proposal=proposal, random_state=start, refinement_steps=150
+            )
             tensors = {
                 "log_px": torch.as_tensor(scored.values),
                 "ess": torch.as_tensor(scored.effective_sample_size),

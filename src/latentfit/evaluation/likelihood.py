@@ -84,7 +84,7 @@ def log_likelihood(
     groups: Any = None,
     random_state: int = 0,
     batch_size: int | None = None,
-    refinement_steps: int = 120,
+    refinement_steps: int = 100,
 ) -> LogLikelihood:
     r"""log p(x) per row by importance sampling from the evaluation proposal e(z given x).
 
