@@ -132,6 +132,46 @@ def test_sample_encode_evaluate_and_diagnose(place: Path, tmp_path: Path) -> Non
     assert {"prior_gap", "kl", "findings"} <= set(dx)
 
 
+def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(methods, "LADDER", ("learned_gaussian",))
+    monkeypatch.setattr(jobs, "fit_proposal", functools.partial(jobs.fit_proposal, max_steps=20))
+    rng = np.random.default_rng(0)
+    options = ("--methods", "standard", "--n-seeds", 1, "--max-steps", 10, "--latent-dim", 2, "--backend", "serial")
+
+    x = np.insert(rng.normal(size=(120, 3)), 1, 7.0, axis=1)
+    header = {"header": "a,b,c,d", "delimiter": ",", "comments": ""}
+    np.savetxt("rows.csv", x, **header)
+    told = invoke("compare", "rows.csv", *options, "--out", "table").stdout
+    assert "1 constant column is left out of the model: b" in told
+    assert Comparison.read("table").setting.data_shape == (3,)
+    invoke("encode", "table", "rows.csv", "-o", "own.npy")
+    np.savetxt("few.csv", x[:3], **header)
+    np.save("few.npy", x[:3].astype(np.float32))
+    for few in ("few.csv", "few.npy"):  # columns of three rows are left out as the run left them out
+        invoke("encode", "table", few, "-o", "few_codes.npy")
+        np.testing.assert_allclose(np.load("few_codes.npy"), np.load("own.npy")[:3], rtol=1e-3, atol=1e-5)
+    x[:, 1] = 8.0
+    np.savetxt("other.csv", x, **header)
+    refused = invoke("evaluate", "table", "other.csv", code=2)
+    assert "other.csv: Column b was 7 in all training rows" in " ".join(refused.output.split())
+    invoke("sample", "table", "-n", 5, "-o", "s.npy")
+    assert np.load("s.npy").shape == (5, 4)
+    assert (np.load("s.npy")[:, 1] == 7).all()
+
+    images = rng.integers(0, 256, (120, 5, 4, 3), dtype=np.uint8)
+    np.save("images.npy", images)
+    told = invoke("compare", "images.npy", *options, "--likelihood", "bernoulli", "--out", "colours").stdout
+    assert "binarised" in told
+    assert Comparison.read("colours").setting.data_shape == (3, 5, 4)
+    invoke("sample", "colours", "-n", 30, "-o", "s.npy")
+    drawn = np.load("s.npy")
+    assert drawn.shape == (30, 5, 4, 3)
+    assert set(np.unique(drawn)) == {0.0, 255.0}
+    facts = json.loads(invoke("evaluate", "colours", "s.npy", "--n-importance-samples", 10, "--json").stdout)
+    assert facts["n_rows"] == 30
+
+
 def test_report_is_rebuilt_from_the_stored_numbers(place: Path, tmp_path: Path) -> None:
     run = place / "runs" / "rows"
     before = (run / "report.html").read_bytes()

@@ -129,6 +129,12 @@ def default_latent_dim(numel: int) -> int:
     return 40 if numel > 256 else max(2, min(16, numel // 2))
 
 
+def default_steps(n_train: int, batch_size: int, quick: bool) -> int:
+    """Forty passes over the data, within 1,500 and 20,000 steps; `quick` a third of that, at least 1,000."""
+    steps = int(min(20_000, max(1_500, 40 * n_train / batch_size)))
+    return max(1_000, steps // 3) if quick else steps
+
+
 def build(
     method: Method | str,
     *,

@@ -56,7 +56,11 @@ class Component:
 
     def config(self) -> dict[str, Any]:
         """The configuration `{"name": ..., "args": {...}}` that `registry.build` turns back into this component."""
-        arguments = getattr(self, "_arguments", {})
+        # a part that was exchanged after construction, such as a fitted prior, is what the component is now
+        arguments = {
+            key: now if isinstance(now := getattr(self, key, None), Component) else value
+            for key, value in getattr(self, "_arguments", {}).items()
+        }
         return {"name": self.name, "args": {key: to_json(value, key) for key, value in arguments.items()}}
 
 

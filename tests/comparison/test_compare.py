@@ -1,13 +1,18 @@
 """A comparison from end to end on a small table: the same again resumes, another one is refused, nothing is lost."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 
 import latentfit as lf
 from latentfit.comparison import Comparison
+from latentfit.comparison.found import Found
+from latentfit.comparison.plan import Plan
 from latentfit.errors import InputError
+from latentfit.report.outputs import save_best
 
 SMALL = {"methods": "standard,mixture", "n_seeds": 2, "max_steps": 60, "latent_dim": 2, "n_importance_samples": 40}
 
@@ -55,6 +60,18 @@ def test_the_folder_holds_what_was_promised(comparison, folder):
     assert comparison.best.sample(3).shape == (3, 6)
 
 
+@pytest.mark.parametrize("key", ["standard", "mixture", "mixture@standard", "realnvp@standard"])
+def test_a_recommended_model_loads_as_it_was_scored(comparison, folder, key):
+    chosen = dataclasses.replace(comparison, recommendation=dataclasses.replace(comparison.recommendation, key=key))
+    save_best(chosen, folder)
+    plan = Plan.from_json(json.loads((folder / "plan.json").read_text())["plan"])
+    scored, loaded = Found(folder, plan).model(key), lf.load(folder / "best")
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.prior.log_prob(z), scored.prior.log_prob(z))
+    assert torch.equal(loaded.decode_mean(z), scored.decode_mean(z))
+    save_best(comparison, folder)
+
+
 def test_the_diagnosis_says_every_part_once(comparison):
     codes = [finding.code for finding in comparison.findings]
     assert len(codes) == len(set(codes)) == 6
@@ -81,6 +98,22 @@ def test_another_comparison_is_refused_and_changes_nothing(table, folder, compar
     assert {path: path.read_bytes() for path in folder.glob("*.json")} == before
 
 
+def test_other_labels_are_another_comparison_and_groups_stay_together(table, tmp_path):
+    small = {**SMALL, "n_seeds": 1, "methods": "standard"}
+    groups = np.repeat(np.arange(60), 5)
+    true, random = (table[:, 0] > table[:, 0].mean()).astype(int), np.random.default_rng(0).integers(0, 2, 300)
+    first = lf.compare(table, out=tmp_path, backend="serial", labels=true, groups=groups, **small)
+    with pytest.raises(InputError, match="differs in: labels"):
+        lf.compare(table, out=tmp_path, backend="serial", labels=random, groups=groups, **small)
+    fresh = lf.compare(table, out=tmp_path, backend="serial", labels=random, groups=groups, fresh=True, **small)
+    assert first.null.knn > 0.9 > 0.7 > fresh.null.knn
+    found = Found(tmp_path, Plan.from_json(json.loads((tmp_path / "plan.json").read_text())["plan"]))
+    used = [set(found.groups_of(split)) for split in ("train", "validation", "selection", "test")]
+    assert sum(map(len, used)) == len(set.union(*used)) == 60
+    clustered = found.log_px("standard", "selection").mean(0)
+    assert first.null.log_px.std_error != pytest.approx(clustered.std(ddof=1) / len(clustered) ** 0.5)
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_table(table, comparison, tmp_path):
     parallel = lf.compare(table, out=tmp_path, backend="loky", workers=2, **SMALL)
@@ -99,6 +132,7 @@ def test_options_are_refused_before_anything_is_written(table, tmp_path):
         ({"n_seeds": 0}, "n_seeds must be a whole number of at least 1"),
         ({"epochs": 3}, "no option 'epochs'"),
         ({"methods": "gmm"}, "calls it 'mixture'"),
+        ({"goal": "embedding"}, "give labels="),
         ({"likelihood": "bernoulli"}, "needs 0 or 1"),
         ({"labels": [1, 2]}, r"labels must be \(300,\)"),
     ):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from latentfit.data.batch import Batch
+    from latentfit.data.units import Units
 
 
 @app.command()
@@ -95,7 +96,7 @@ def sample(
     check_output(output)
     import torch
 
-    model, _ = _load(run)
+    model, folder = _load(run)
     if not hasattr(model, "sample"):
         raise InputError(f"{run.as_posix()} holds a {type(model).__name__}, which draws no rows.")
     if hasattr(model, "module_"):
@@ -105,7 +106,8 @@ def sample(
         sizes = [min(1000, n - start) for start in range(0, n, 1000)]
         with torch.no_grad():
             parts = [model.sample(size, observation_noise=not means, generator=generator) for size in sizes]
-        x = torch.cat(parts).numpy()
+        units = _units(folder)
+        x = torch.cat(parts).numpy() if units is None else units.to_data(torch.cat(parts), drawn=not means)
     else:  # a prior alone draws codes
         x = model.sample(n, generator=torch.Generator().manual_seed(seed)).detach().numpy()
     write(output, {"x": x})
@@ -181,42 +183,48 @@ def _rows(
     The data a comparison was run on are recognised: they are used as they were prepared there, and with
     `held_out` only their test rows.
     """
-    from latentfit.comparison.jobs import load_data
-    from latentfit.comparison.plan import fingerprint
-    from latentfit.data.batch import Batch
-    from latentfit.data.prepared import prepare_data
-    from latentfit.data.sources import load
-    from latentfit.data.transforms import drop_constant_columns
-
-    if not hasattr(model, "encode") and not hasattr(model, "module_"):
-        raise InputError(f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows.")
-    x = load(data, data_dir).x
-    if hasattr(model, "module_"):
-        return model.module_, Batch(model._rows(x)), None, False
     import numpy as np
     import torch
 
+    from latentfit.comparison.jobs import load_data
+    from latentfit.comparison.plan import fingerprint
+    from latentfit.data.batch import Batch
+    from latentfit.data.sources import load
+
+    if not hasattr(model, "encode") and not hasattr(model, "module_"):
+        raise InputError(f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows.")
+    source = load(data, data_dir)
+    x = source.x
+    if hasattr(model, "module_"):
+        return model.module_, Batch(model._rows(x)), None, False
     run = folder.parent
-    stored = run / "data.safetensors"
-    shape = None
-    if stored.is_file():
-        prepared, rows, _ = load_data(str(run))
-        shape = tuple(prepared.x.shape[1:])
-        train = prepared.scoring_batch(rows["train"])
-    if shape is not None and x.shape[1:] != shape and x.ndim == 2:
-        x, _, _ = drop_constant_columns(x, None)
-    if shape is not None and x.shape[1:] != shape:
-        raise InputError(f"{data} has rows of shape {x.shape[1:]}; this model takes {shape}.")
-    if shape is None:
+    units = _units(folder)
+    if units is None:
         return model, Batch(torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))), None, False
+    prepared, rows, _ = load_data(str(run))
+    train = prepared.scoring_batch(rows["train"])
     content = hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
     plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
     if fingerprint([list(x.shape), str(x.dtype), content]) == plan["asked"]["data"]:
         chosen = rows["test"] if held_out else torch.arange(len(prepared.x))
         return model, prepared.scoring_batch(chosen), train, True
-    fresh = prepare_data(x, np.arange(len(x)), likelihood=prepared.likelihood)
-    model.likelihood.check(fresh.x)
-    return model, Batch(fresh.x), train, False
+    try:
+        units.check(x, source.columns)
+    except InputError as error:
+        raise InputError(f"{data}: {error}") from None
+    scored = units.to_model(x)
+    model.likelihood.check(scored if model.preprocess is None else model.preprocess(scored))
+    return model, Batch(scored), train, False
+
+
+def _units(folder: Path) -> Units | None:
+    """How a comparison made its rows of the user's, for a model that lies in its folder."""
+    from latentfit.comparison.jobs import load_data
+
+    run = folder.parent
+    if not (run / "data.safetensors").is_file() or not (run / "plan.json").is_file():
+        return None
+    return load_data(str(run))[0].units
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:

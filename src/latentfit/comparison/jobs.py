@@ -21,6 +21,8 @@ from torch import Tensor
 from latentfit import methods, saving
 from latentfit.comparison.plan import MAX_PROPOSAL, MAX_SCORED, Job, build_vae, job_folder
 from latentfit.data.prepared import PreparedData
+from latentfit.data.units import Units
+from latentfit.errors import TrainingError
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.ladder import climb
@@ -37,7 +39,7 @@ SPLITS = ("train", "validation", "selection", "test")
 
 
 def store_data(
-    run_dir: Path, data: PreparedData, splits: Mapping[str, np.ndarray], labels: Any, random_state: int
+    run_dir: Path, data: PreparedData, splits: Mapping[str, np.ndarray], marks: Mapping[str, Any], random_state: int
 ) -> None:
     """Write what the jobs read: the prepared rows, the transforms, the splits."""
     tensors = {"x": data.x, **{f"rows_{name}": torch.as_tensor(splits[name]) for name in SPLITS}}
@@ -45,14 +47,16 @@ def store_data(
         tensors[f"rows_{name}"] = some(tensors[f"rows_{name}"], MAX_SCORED, random_state)
     if data.source is not data.x:
         tensors["source"] = data.source
-    if labels is not None:
-        tensors["labels"] = torch.as_tensor(np.unique(labels, return_inverse=True)[1])
+    for name, values in marks.items():  # labels and groups, as numbers
+        if values is not None:
+            tensors[name] = torch.as_tensor(np.unique(values, return_inverse=True)[1])
     meta: dict[str, Any] = {
         "likelihood": data.likelihood,
         "noise": data.noise,
         "reason": data.reason,
         "alternatives": data.alternatives,
         "notes": data.notes,
+        "units": data.units.to_json(),
     }
     for part in ("preprocess", "encoder_input"):
         transform = getattr(data, part)
@@ -62,9 +66,13 @@ def store_data(
     saving.save_tensors(run_dir / "data.safetensors", tensors, meta)
 
 
+def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor]]:
+    """The inverse of `store_data`, once per process: the data, the splits' row numbers, labels and groups."""
+    return _load_data(run_dir, (Path(run_dir) / "data.safetensors").stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=2)
-def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], Tensor | None]:
-    """The inverse of `store_data`, once per process: the data, the splits' row numbers, the labels."""
+def _load_data(run_dir: str, written_at: int) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor]]:
     tensors, meta = saving.load_tensors(Path(run_dir) / "data.safetensors")
     transforms: dict[str, Any] = {}
     for part in ("preprocess", "encoder_input"):
@@ -83,9 +91,11 @@ def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], Tensor | N
         source=tensors.get("source", tensors["x"]),
         noise=meta["noise"],
         notes=meta["notes"],
+        units=Units.from_json(meta["units"]),
         **transforms,
     )
-    return data, {name: tensors[f"rows_{name}"] for name in SPLITS}, tensors.get("labels")
+    marks: dict[str, Tensor] = {name: tensors[name] for name in ("labels", "groups") if name in tensors}
+    return data, {name: tensors[f"rows_{name}"] for name in SPLITS}, marks
 
 
 def some(rows: Tensor, n: int, random_state: int) -> Tensor:
@@ -170,20 +180,27 @@ def _train(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
-    data, rows, _ = load_data(run_dir)
+    data, rows, marks = load_data(run_dir)
     base = Job("joint", "standard", job.seed, job.settings)
+    if read_result(job_folder(Path(run_dir), base)) is None:
+        raise TrainingError("The N(0, I) model of this seed could not be trained, so nothing can be fitted on it.")
     vae = load_model(Path(run_dir), base)
-    codes = {name: encode_rows(vae, data.scoring_batch(rows[name])) for name in ("train", "validation", "selection")}
+    groups = marks.get("groups")
+    codes = {
+        name: encode_rows(
+            vae, data.scoring_batch(rows[name]), groups=None if groups is None else groups[rows[name]].numpy()
+        )
+        for name in ("train", "validation", "selection")
+    }
     if data.prepare is not None:  # as the encoder saw them in training: a fresh draw
         with isolated_rng(job.settings["random_state"]):
             codes["train"] = encode_rows(vae, data.prepare(data.training_batch(rows["train"])))
-    null = vae.prior
     seed = job.settings["random_state"] + job.seed
     ladder = climb(
         codes["train"],
         codes["validation"],
         codes["selection"],
-        null,
+        vae.prior,
         rungs=tuple(methods.LADDER),
         random_state=seed,
     )
@@ -196,22 +213,26 @@ def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
         results[key] = {
             "fit_seconds": rung.seconds,
             "weight": rung.weight,
-            "prior_gap": rung.gap.to_dict(),
+            "prior_gap": rung.gap.value,
             "n_parameters": n_base + sum(p.numel() for p in rung.prior.parameters()),
             "network_calls": rung.prior.network_calls,
-        } | score(vae, data, rows, job, folder, key)
-    vae.prior = null
-    results["ladder"] = {"prior_gap": ladder.prior_gap.to_dict(), "chosen": ladder.chosen.name}
+        } | score(vae, data, rows, job, folder, key, {"prior_gap": torch.as_tensor(rung.per_row)})
     return results
 
 
 def score(
-    vae: VAEModule, data: PreparedData, rows: Mapping[str, Tensor], job: Job, folder: Path, key: str
+    vae: VAEModule,
+    data: PreparedData,
+    rows: Mapping[str, Tensor],
+    job: Job,
+    folder: Path,
+    key: str,
+    per_row: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """log p(x), ELBO terms and unit statistics on the selection and the test rows; per-row numbers go to a file."""
     seed = job.settings["random_state"]
     proposal = fit_proposal(vae, data.scoring_batch(some(rows["train"], MAX_PROPOSAL, seed)), random_state=seed)
-    arrays: dict[str, Tensor] = {}
+    arrays: dict[str, Tensor] = dict(per_row or {})
     facts: dict[str, Any] = {}
     for split in ("selection", "test"):
         batch = data.scoring_batch(rows[split])

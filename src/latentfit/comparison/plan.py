@@ -27,6 +27,8 @@ GOALS = ("likelihood", "samples", "embedding")
 
 #: rows scored at most on the selection and on the test split; more sharpen little and cost much
 MAX_SCORED = 2_000
+#: raised when a change of the evaluation changes scores, so that old and new ones are never ranked together
+SCORING = 1
 #: rows on which proposals are fitted
 MAX_PROPOSAL = 5_000
 #: what `--quick` reads of a data set
@@ -161,6 +163,13 @@ class Plan:
         return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
 
 
+def versions() -> dict[str, Any]:
+    """What changes numbers beside the settings: the libraries, and the way rows are scored."""
+    from latentfit import __version__
+
+    return {"latentfit": __version__, "torch": torch.__version__, "scoring": SCORING}
+
+
 def fingerprint(value: Any) -> str:
     """Twelve hexadecimal digits of the SHA-256 of a JSON value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -181,7 +190,7 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         "learning_rate": options.learning_rate or RECIPE.learning_rate,
         "device": options.device,
         "precision": options.precision,
-        "max_steps": options.max_steps or default_steps(n_train, batch_size, options.quick),
+        "max_steps": options.max_steps or methods.default_steps(n_train, batch_size, options.quick),
     }
     Recipe(**recipe).torch_device()  # a bad value is refused here, before anything is written, not in a worker
     settings: dict[str, Any] = {
@@ -196,8 +205,8 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         },
         "recipe": recipe,
         "n_importance_samples": options.n_importance_samples,
-        "torch": torch.__version__,
         "threads": 1,
+        **versions(),
     }
     rungs = [name for name in methods.LADDER if methods.METHODS[name].post_hoc]
     plan = Plan(settings, [method.name for method in chosen], rungs, options.n_seeds, {})
@@ -207,12 +216,6 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         share = max(0.05, (60 * options.max_minutes - 10.0) / max(plan.seconds(workers=1), 1e-9))
         recipe["max_steps"] = max(100, int(min(1.0, share) * recipe["max_steps"]))
     return plan
-
-
-def default_steps(n_train: int, batch_size: int, quick: bool) -> int:
-    """Forty passes over the data, within 1,500 and 20,000 steps; `quick` a third of that, at least 1,000."""
-    steps = int(np.clip(40 * n_train / batch_size, 1_500, 20_000))
-    return max(1_000, steps // 3) if quick else steps
 
 
 def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str, float]:

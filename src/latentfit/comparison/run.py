@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from latentfit import saving
-from latentfit.comparison.gather import diagnose_folder, gather
-from latentfit.comparison.jobs import read_result, run_job, store_data
+from latentfit.comparison.gather import gather
+from latentfit.comparison.jobs import SPLITS, read_result, run_job, store_data
+from latentfit.comparison.null_model import diagnose_folder
 from latentfit.comparison.plan import (
     QUICK_ROWS,
     Job,
@@ -27,13 +28,13 @@ from latentfit.comparison.plan import (
     folder_name,
     job_folder,
     make_plan,
+    versions,
 )
 from latentfit.comparison.result import Comparison
-from latentfit.data.prepared import PreparedData, prepare_data
+from latentfit.data.prepared import PreparedData, prepare_rows
 from latentfit.data.rows import as_batch
 from latentfit.data.sources import Source, load
 from latentfit.data.splits import Splits, split_rows
-from latentfit.data.transforms import drop_constant_columns
 from latentfit.diagnosis.findings import Finding
 from latentfit.errors import InputError, LatentfitWarning, ReliabilityWarning, SavedFileError, TrainingError
 from latentfit.registry import registry
@@ -121,31 +122,32 @@ def compare(
         fractions=source.fractions,
         random_state=chosen.random_state,
     )
-    x, columns, dropped = _without_constants(source, splits.train)
-    data = prepare_data(
-        x,
+    data = prepare_rows(
+        source.x,
         splits.train,
         likelihood=chosen.likelihood,
         source_name=source.name,
+        columns=source.columns,
         random_state=chosen.random_state,
     )
-    if dropped:
-        data.notes.append(f"{len(dropped)} constant columns dropped: {', '.join(dropped[:5])}")
     registry.build("likelihood", data.likelihood).check(data.x)
+    if chosen.goal == "embedding" and source.labels is None:
+        raise InputError(
+            "goal 'embedding' ranks by the labels of held-out neighbours: give labels= (--labels FILE.npy)."
+        )
     folder = Path(out) if out is not None else Path("runs") / folder_name(source.name)
-    asked = _asked(chosen, x)
+    asked = _asked(chosen, source.x, source, splits)
     plan = _open(folder, asked, fresh)
     n_workers = workers or max(1, min(os.cpu_count() or 1, 8))
     if plan is None:
-        plan = make_plan(chosen, data, len(splits.train), asked["data"])
-        _begin(folder, asked, plan, data, splits, source.labels)
+        plan = make_plan(chosen, data, len(splits.train), fingerprint([asked["data"], asked["splits"]]))
+        _begin(folder, asked, plan, data, splits, source)
     listener.planned(plan, source, data, splits, n_workers)
 
     facts = {
         "source": source.name,
         "origin": source.origin,
-        "columns": list(columns or ()),
-        "n_rows": len(x),
+        "n_rows": len(source.x),
         "goal": chosen.goal,
         "lang": lang,
         "show_data": source.built_in if show_data is None else show_data,
@@ -196,16 +198,6 @@ def _source(X: Any, data_dir: str | Path | None, labels: Any, groups: Any) -> So
     return dataclasses.replace(source, **changed)
 
 
-def _without_constants(source: Source, train: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """The rows without the columns of a table that are constant on the training rows; names kept, names dropped."""
-    x, names = source.x, source.columns or ()
-    if x.ndim != 2:
-        return x, names, ()
-    names = names or tuple(str(j) for j in range(x.shape[1]))
-    _, kept, dropped = drop_constant_columns(x[train], names)
-    return (x[:, [name in set(kept) for name in names]] if dropped else x), kept, dropped
-
-
 def _quick(source: Source, options: Options) -> Source:
     """At most `QUICK_ROWS` rows, drawn once with the seed; the set's own test rows keep their share."""
     n = len(source.x)
@@ -225,11 +217,18 @@ def _quick(source: Source, options: Options) -> Source:
     )
 
 
-def _asked(options: Options, x: np.ndarray) -> dict[str, Any]:
+def _asked(options: Options, x: np.ndarray, source: Source, splits: Splits) -> dict[str, Any]:
     """What was asked for: a rerun that asks the same resumes, one that asks anything else is refused."""
     asked = json.loads(json.dumps(dataclasses.asdict(options)))
-    asked["data"] = fingerprint([list(x.shape), str(x.dtype), hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()])
-    return asked
+    asked["data"] = _content(x)
+    # other labels or groups give other scores, other groups other splits, another version other numbers
+    asked["labels"] = None if source.labels is None else _content(np.unique(source.labels, return_inverse=True)[1])
+    asked["splits"] = fingerprint([_content(getattr(splits, name)) for name in SPLITS])
+    return asked | versions()
+
+
+def _content(x: np.ndarray) -> str:
+    return fingerprint([list(x.shape), str(x.dtype), hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()])
 
 
 def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
@@ -241,14 +240,12 @@ def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
     path = folder / "plan.json"
     if not path.exists():
         return None
-    held = saving.read_json(path)
-    if held["asked"] == asked and (folder / "data.safetensors").exists():
-        if fresh:
-            shutil.rmtree(folder / "jobs", ignore_errors=True)
-        return Plan.from_json(held["plan"])
     if fresh:
         shutil.rmtree(folder / "jobs", ignore_errors=True)
         return None
+    held = saving.read_json(path)
+    if held["asked"] == asked and (folder / "data.safetensors").exists():
+        return Plan.from_json(held["plan"])
     differences = ", ".join(
         f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in asked if held["asked"].get(key) != asked[key]
     )
@@ -258,13 +255,14 @@ def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
     )
 
 
-def _begin(folder: Path, asked: dict[str, Any], plan: Plan, data: PreparedData, splits: Splits, labels: Any) -> None:
+def _begin(folder: Path, asked: dict[str, Any], plan: Plan, data: PreparedData, splits: Splits, source: Source) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SavedFileError(f"Cannot make the folder {folder.as_posix()}: {error.strerror}. Try --out.") from None
-    rows = {name: getattr(splits, name) for name in ("train", "validation", "selection", "test")}
-    store_data(folder, data, rows, labels, plan.settings["random_state"])
+    rows = {name: getattr(splits, name) for name in SPLITS}
+    marks = {"labels": source.labels, "groups": source.groups}
+    store_data(folder, data, rows, marks, plan.settings["random_state"])
     saving.write_atomic(folder / "plan.json", json.dumps({"asked": asked, "plan": plan.to_json()}, indent=1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentfit.data.inspection import inspect
-from latentfit.data.prepared import PreparedData, prepare_data
 from latentfit.errors import InputError
-
-#: sizes of a last axis that is taken for colours
-_COLOURS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,7 @@ class Units:
         channels_last: whether the user's images are (h, w, c).
         noise: what makes the rows fair to score, as in `PreparedData`.
         random_state: seed of the noise.
+        columns: names of a table's columns as the user has them, where they have names.
     """
 
     data_shape: tuple[int, ...]
@@ -38,11 +34,59 @@ class Units:
     channels_last: bool = False
     noise: dict[str, Any] | None = None
     random_state: int = 0
+    columns: tuple[str, ...] | None = None
+
+    @property
+    def kept(self) -> list[int]:
+        """Columns of a table that are modelled."""
+        dropped = {column for column, _ in self.constants}
+        return [column for column in range(self.data_shape[0]) if column not in dropped]
+
+    def name(self, column: int) -> str:
+        """A column's name, or its number."""
+        return str(column) if self.columns is None else self.columns[column]
+
+    def check(self, x: np.ndarray, columns: Sequence[str] | None = None) -> None:
+        """Refuse rows that are not of the kind that the VAE was trained on.
+
+        Args:
+            x: (n, *data_shape).
+            columns: their names, where they have names.
+
+        Raises:
+            InputError: another shape, other names, other values in a column that is left out, or values that cannot be
+                binarised.
+        """
+        if x.shape[1:] != self.data_shape:
+            raise InputError(f"The rows have shape {x.shape[1:]}; the model was trained on rows of {self.data_shape}.")
+        if self.columns is not None and columns is not None:
+            for column, (was, is_now) in enumerate(zip(self.columns, columns, strict=True)):
+                if was != is_now:
+                    raise InputError(
+                        f"Column {column} is {is_now!r}; the model was trained with {was!r} there. Give the columns by "
+                        "the same names in the same order."
+                    )
+        for column, value in self.constants:
+            # as float32, which other files of the same numbers may have been stored in
+            others = int((x[:, column].astype(np.float32) != np.float32(value)).sum())
+            if others:
+                raise InputError(
+                    f"Column {self.name(column)} was {value:g} in all training rows, so the model leaves it out; it is "
+                    f"not in {others:,} of these {len(x):,} rows. Leave these rows out, or train on rows like them."
+                )
+        if self.noise is not None and self.noise["name"] == "binarise":
+            low, high = float(x.min()), float(x.max())
+            scaled = x.dtype != np.uint8 and 0 < high <= 1
+            if low < 0 or high > 255 or scaled or bool((x != np.rint(x)).any()):
+                raise InputError(
+                    f"The model binarises 8-bit grey values 0..255; these rows hold {low:.3g} to {high:.3g}. "
+                    "Give them as they were before they were scaled or binarised."
+                )
 
     def arrange(self, x: np.ndarray) -> np.ndarray:
         """Without the constant columns, channels first: (n, *data_shape) -> (n, *model_shape)."""
         if self.constants:
-            return np.ascontiguousarray(x[:, self._kept])
+            return np.ascontiguousarray(x[:, self.kept])
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if self.channels_last else x
 
     def to_model(self, x: np.ndarray) -> Tensor:
@@ -77,7 +121,7 @@ class Units:
             rows = np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
         if self.constants:
             whole = np.empty((len(rows), *self.data_shape), dtype=rows.dtype)
-            whole[:, self._kept] = rows
+            whole[:, self.kept] = rows
             for column, value in self.constants:
                 whole[:, column] = value
             rows = whole
@@ -97,66 +141,8 @@ class Units:
             channels_last=stored["channels_last"],
             noise=stored["noise"],
             random_state=stored["random_state"],
+            columns=None if stored.get("columns") is None else tuple(stored["columns"]),
         )
-
-    @property
-    def _kept(self) -> list[int]:
-        dropped = {column for column, _ in self.constants}
-        return [column for column in range(self.data_shape[0]) if column not in dropped]
-
-
-def prepare_rows(
-    x: np.ndarray,
-    train_rows: np.ndarray,
-    *,
-    likelihood: str | Mapping[str, Any] | None = None,
-    random_state: int = 0,
-) -> tuple[PreparedData, Units, list[str]]:
-    """Prepare a user's rows for training, and keep how: `prepare_data` for rows that come without a source.
-
-    Columns of a table that are constant on the training rows are left out, colours come first, and 8-bit grey
-    values are binarised where a Bernoulli was asked for.
-
-    Args:
-        x: (N, *data_shape), float32 or uint8.
-        train_rows: row numbers; moments are theirs.
-        likelihood, random_state: see `prepare_data`.
-
-    Returns:
-        The prepared data, the units, and in words what was done.
-
-    Raises:
-        InputError: a table of nothing but constant columns, and what `prepare_data` refuses.
-    """
-    data_shape = x.shape[1:]
-    notes: list[str] = []
-    constants: tuple[tuple[int, float], ...] = ()
-    if len(data_shape) == 1:
-        train = x[train_rows]
-        dropped = np.flatnonzero((train == train[:1]).all(axis=0))
-        if len(dropped) == data_shape[0]:
-            raise InputError(f"All {data_shape[0]} columns are constant: there is nothing to model.")
-        constants = tuple((int(column), float(train[0, column])) for column in dropped)
-    if constants:
-        some = ", ".join(str(column) for column, _ in constants[:5]) + (", ..." if len(constants) > 5 else "")
-        what = "1 constant column is" if len(constants) == 1 else f"{len(constants)} constant columns are"
-        notes.append(f"{what} left out of the model: {some}")
-    last = len(data_shape) == 3 and data_shape[-1] in _COLOURS and data_shape[0] not in _COLOURS
-    units = Units(data_shape, data_shape, constants, last)
-    arranged = units.arrange(x)
-    name = likelihood.get("name") if isinstance(likelihood, Mapping) else likelihood
-    binarise = name == "bernoulli" and inspect(arranged).kind == "grey"
-    data = prepare_data(
-        arranged,
-        train_rows,
-        likelihood=likelihood,
-        source_name="mnist" if binarise else None,
-        random_state=random_state,
-    )
-    if binarise:
-        notes.append("8-bit grey values are binarised, afresh in training and by one fixed draw for each row after it")
-    units = Units(data_shape, tuple(arranged.shape[1:]), constants, last, data.noise, random_state)
-    return data, units, notes + data.notes
 
 
 def _row_uniform(row: np.ndarray, random_state: int) -> np.ndarray:

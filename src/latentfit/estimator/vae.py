@@ -17,10 +17,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from latentfit import methods
-from latentfit.comparison.plan import default_steps
 from latentfit.data.batch import Batch
+from latentfit.data.prepared import prepare_rows
 from latentfit.data.rows import as_batch
-from latentfit.data.units import prepare_rows
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.likelihood import decoder_rows, log_likelihood
@@ -54,7 +53,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         likelihood: a name, `{"name", "args"}`, or None to choose it from the data.
         network: "mlp", "gated_mlp", "residual_conv", or None: an mlp, gated above 256 numbers a row.
         network_args: further arguments of both networks, such as `{"hidden": [64]}`.
-        max_steps: gradient steps; None: forty passes over the data, within 2,000 and 20,000.
+        max_steps: gradient steps; None: forty passes over the data, within 1,500 and 20,000.
         batch_size: rows a step.
         learning_rate: the peak rate of Adam; None: the recipe that every method shares.
         validation_fraction: share of the rows that decides when to stop and which weights are kept.
@@ -130,8 +129,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_held_out = n_held_out if 2 <= n_held_out <= len(x) - 2 else 0
         # shuffled, for parts of these rows stand for all of them
         held_out, train = np.split(order, [n_held_out])
-        data, units, notes = prepare_rows(x, train, likelihood=self.likelihood, random_state=seed)
-        for note in notes:
+        data = prepare_rows(x, train, likelihood=self.likelihood, random_state=seed)
+        for note in data.notes:
             warnings.warn(f"{type(self).__name__}: {note}.", DataWarning, stacklevel=2)
 
         data_shape = tuple(data.x.shape[1:])
@@ -140,7 +139,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         recipe = dataclasses.replace(RECIPE, batch_size=batch_size)
         recipe = dataclasses.replace(
             recipe,
-            max_steps=default_steps(len(train), batch_size, quick=False) if max_steps is None else max_steps,
+            max_steps=methods.default_steps(len(train), batch_size, quick=False) if max_steps is None else max_steps,
             learning_rate=RECIPE.learning_rate if self.learning_rate is None else self.learning_rate,
             device=self.device,
             precision=self.precision,  # type: ignore[arg-type]  # checked by the recipe
@@ -169,9 +168,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 random_state=seed,
                 progress=progress,
             )
-        self.module_, self.likelihood_, self.notes_ = module, data.likelihood, notes
+        self.module_, self.likelihood_, self.notes_ = module, data.likelihood, data.notes
         self.history_, self.n_steps_, self.seed_ = result.history, result.steps, seed
-        self._units = units
+        self._units = data.units
         rows = data.x[torch.as_tensor(train[:PROPOSAL_ROWS])]
         self._proposal = _fitted_proposal(module, rows, min(PROPOSAL_STEPS, recipe.max_steps), seed)
         return self

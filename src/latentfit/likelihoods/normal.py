@@ -33,10 +33,12 @@ class Normal(Likelihood):
             square residual of the batch in training, frozen on training rows by `freeze_scale` before any
             number is reported; or a fixed positive number.
         n_columns: size of the last dimension of x, for `scale="column"`.
-        floor: lower bound of sigma, in the units of x; not applied to a fixed scale.
+        floor: lower bound of sigma, in the units of x; not applied to a fixed scale. A list has one for each
+            column, which `scale="column"` and `"row"` take: columns differ in how finely they were recorded.
 
     Raises:
-        InputError: a scale that is none of these, or `n_columns` missing or superfluous.
+        InputError: a scale that is none of these, `n_columns` missing or superfluous, or a list of floors that
+            does not go with them.
 
     Source: Rybkin, Daniilidis & Levine (2021), arXiv:2006.13202 (optimal sigma).
 
@@ -49,12 +51,13 @@ class Normal(Likelihood):
 
     base_measure = "density"
     optimal_scale: Tensor
+    _floor: Tensor
 
     def __init__(
         self,
         scale: Literal["learned", "column", "optimal", "row"] | float = "learned",
         n_columns: int | None = None,
-        floor: float = 1e-3,
+        floor: float | list[float] = 1e-3,
     ) -> None:
         super().__init__()
         kinds = ("learned", "column", "optimal", "row")
@@ -67,9 +70,16 @@ class Normal(Likelihood):
                 f"likelihood 'normal': n_columns goes with scale='column' and only with it, got "
                 f"scale={scale!r} and n_columns={n_columns!r}."
             )
-        if not (math.isfinite(floor) and floor >= 0):
+        floors = floor if isinstance(floor, list) else [floor]
+        if not all(math.isfinite(value) and value >= 0 for value in floors):
             raise InputError(f"likelihood 'normal': floor must be 0 or more, got {floor!r}.")
-        self.scale, self.n_columns, self.floor = scale, n_columns, float(floor)
+        if isinstance(floor, list) and scale not in ("column", "row"):
+            raise InputError(f"likelihood 'normal': floors by column need scale='column' or 'row', got {scale!r}.")
+        if isinstance(floor, list) and n_columns not in (None, len(floor)):
+            raise InputError(f"likelihood 'normal': {len(floor)} floors for {n_columns} columns; give one for each.")
+        self.scale, self.n_columns, self.floor = scale, n_columns, floor
+        # stored with the configuration, not with the weights
+        self.register_buffer("_floor", torch.tensor(floor, dtype=torch.float32), persistent=False)
         if scale == "row":
             self.n_parameters = 2
         elif scale in ("learned", "column"):
@@ -104,7 +114,7 @@ class Normal(Likelihood):
         return mean + self._scale(params, None) * noise
 
     def check(self, x: Tensor) -> None:
-        check_columns(self.name, x, self.n_columns)
+        check_columns(self.name, x, len(self.floor) if isinstance(self.floor, list) else self.n_columns)
         hint = "Drop or fill the rows, or pass them as missing with Batch(mask=...)."
         refuse(self.name, "finite values", x, ~torch.isfinite(x), (-math.inf, math.inf), hint)
 
@@ -137,9 +147,8 @@ class Normal(Likelihood):
         return self.optimal_scale.to(full_precision(params).dtype)
 
     def _with_floor(self, log_scale: Tensor) -> Tensor:
-        if self.floor == 0:
-            return log_scale.clamp(min=-MAX_LOG_SCALE).exp()
-        return torch.sqrt(self.floor**2 + torch.exp(2 * log_scale))
+        # the lower clamp keeps a gradient where the floor is 0 and e^{2 s} would underflow
+        return torch.sqrt(self._floor.square() + torch.exp(2 * log_scale.clamp(min=-MAX_LOG_SCALE)))
 
     def _from_residuals(self, residual: Tensor) -> Tensor:
-        return residual.square().mean().sqrt().clamp(min=max(self.floor, 1e-12))
+        return torch.maximum(residual.square().mean().sqrt(), self._floor.clamp(min=1e-12))

@@ -165,11 +165,11 @@ def _freeze_scale(module: VAEModule, data: Batch, prepare: Callable[[Batch], Bat
         return
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:_ROWS]
     part = data[rows].to(module.device)
-    part = part if prepare is None else prepare(part)
     training = module.training
     module.eval()
-    # the residuals at draws of z, as the ELBO sees them: at the posterior's mean they would be too small
-    generator = torch.Generator(part.x.device).manual_seed(0)
-    z, _ = module.encode(part).rsample_with_log_prob(1, generator)
-    module.likelihood.freeze_scale(_scored(module, part), module.decode(z[0], part.context))
+    with isolated_rng(0, module.device):
+        part = part if prepare is None else prepare(part)
+        # the residuals at draws of z, as the ELBO sees them: at the posterior's mean they would be too small
+        z, _ = module.encode(part).rsample_with_log_prob(1)
+        module.likelihood.freeze_scale(_scored(module, part), module.decode(z[0], part.context))
     module.train(training)

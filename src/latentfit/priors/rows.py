@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -63,6 +64,8 @@ def code_rows(
     Raises:
         InputError: not exactly one spread, another shape than the prior's, or fewer than two rows.
     """
+    mean = _tensor(mean)
+    std, var, logvar = (None if value is None else _tensor(value) for value in (std, var, logvar))
     std = as_std("fit", mean, std=std, var=var, logvar=logvar)
     if mean.shape[1:] != prior.event_shape:
         raise InputError(
@@ -91,3 +94,10 @@ def exact_moments(rows: CodeRows) -> tuple[Tensor, Tensor]:
     diagonal = torch.diag(covariance.diagonal())
     share = n / (n + dim + 1)
     return centre, share * covariance + (1 - share) * diagonal
+
+
+def _tensor(values: Any) -> Tensor:
+    """Codes come from any framework: arrays become float32 tensors, tensors stay."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.as_tensor(values, dtype=torch.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from latentfit import saving
-from latentfit.comparison.gather import Found
+from latentfit.comparison.found import Found
 from latentfit.comparison.plan import Plan
 from latentfit.comparison.result import Comparison
 from latentfit.report.card import card

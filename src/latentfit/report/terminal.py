@@ -64,6 +64,7 @@ class Terminal:
         self._since = self._last = time.perf_counter()
         self._bar: Any = None
         self._told_findings = False
+        self._next = "terminal.next"
 
     # the listener
 
@@ -85,6 +86,7 @@ class Terminal:
         self.write(f"{head}  {resume}" if fits else f"{head}\n{'':{_LABEL}}{resume}")
         self.write("")
         self._labelled("data", [source.origin])
+        self._next = "terminal.next" if source.built_in else "terminal.next.own"
         sizes = splits.sizes()
         self._labelled("split", [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])])
         lines = [self._say("terminal.likelihood", likelihood=data.description, reason=data.reason)]
@@ -176,7 +178,7 @@ class Terminal:
         self._labelled("report", [f"{folder}/report.html"])
         self._labelled("model", [f"{folder}/best/"])
         self._labelled("python", [self._say("terminal.python", path=f"{folder}/best")])
-        self._labelled("next", [self._say("terminal.next")])
+        self._labelled("next", [self._say(self._next, folder=folder)])
 
     def findings(self, findings: list[Finding]) -> None:
         """The diagnosis of the N(0, I) model, once."""

@@ -1,0 +1,150 @@
+"""What is known of the N(0, I) model before any other is trained: the findings, in the order of the diagnosis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentfit import methods
+from latentfit.comparison.found import Found
+from latentfit.comparison.paired import paired_gain
+from latentfit.comparison.plan import Plan
+from latentfit.diagnosis.findings import Finding, Status
+from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.holes import Holes, prior_holes
+from latentfit.evaluation.ladder import WORTHWHILE
+from latentfit.model import Prior, VAEModule
+from latentfit.priors import create
+from latentfit.registry import registry
+
+#: rows on which the density that judges holes is fitted
+MAX_JUDGE = 5_000
+#: validations before the last fifth of a run that it takes to speak of convergence
+MIN_VALIDATIONS = 8
+
+
+@dataclass(frozen=True)
+class NullModel:
+    """The N(0, I) model, in numbers.
+
+    Attributes:
+        prior_gap: T(r) of the best rung, "at least", over seeds and rows; its interval holds for all rungs at once.
+        inference_gap: log p(x) - ELBO, nats per row, over seeds and rows.
+        share: the prior gap as a share of the mean KL.
+        holes: of draws from N(0, I), first seed.
+    """
+
+    findings: list[Finding]
+    prior_gap: Estimate
+    inference_gap: Estimate
+    share: float
+    holes: Holes
+
+
+def diagnose(found: Found) -> NullModel:
+    """Training, decoder, collapse, inference gap, prior gap, holes."""
+    groups = found.groups_of("selection")
+    gap = certificate(found, groups)
+    elbo = np.stack([arrays["selection_elbo"] for arrays in found.arrays["standard"]])
+    inference = paired_gain(found.log_px("standard", "selection"), elbo, groups=groups)
+    kl = found.mean("standard", "selection_kl")
+    share = gap.value / kl if kl else 0.0
+    holes = holes_of(found, "standard")
+    findings = [
+        _training(found),
+        _decoder(found),
+        _collapse(found),
+        Finding(
+            "LF-INFERENCE-01",
+            "ok" if inference.value < max(1.0, 0.1 * kl) else "know",
+            {"gap": inference, "k": found.plan.settings["n_importance_samples"]},
+        ),
+        _prior(gap, share),
+        Finding("LF-HOLES-01", "ok" if float(holes.share) < 0.05 else "improve", {"share": float(holes.share)}),
+    ]
+    return NullModel(findings, gap, inference, share, holes)
+
+
+def diagnose_folder(folder: Path, plan: Plan) -> list[Finding]:
+    """The findings of a run whose N(0, I) models and ladders are done."""
+    return diagnose(Found(folder, plan)).findings
+
+
+def certificate(found: Found, groups: np.ndarray | None = None) -> Estimate:
+    """The prior gap of the best rung over seeds and rows; the best of K is reported at level 1 - 0.05 / K."""
+    level = 1 - 0.05 / len(found.rungs)
+    gaps = []
+    for key in found.rungs:
+        rows = np.stack([arrays["prior_gap"] for arrays in found.arrays[key]])
+        gaps.append(paired_gain(rows, np.zeros_like(rows), groups=groups, level=level))
+    best = max(gaps, key=float)
+    return Estimate(best.value, best.std_error, best.interval, 0.95)
+
+
+def holes_of(found: Found, key: str) -> Holes:
+    """Holes of a row's prior, first seed, judged by a density that is not that prior's own.
+
+    On the N(0, I) model's codes the judge is the best other rung; a jointly trained model has codes of its own, and a
+    mixture is fitted to them.
+    """
+    vae = found.model(key, 0)
+    codes = found.codes(vae, "selection")
+    if key == "standard" or key.endswith("@standard"):
+        others = [rung for rung in found.rungs if rung != key]
+        judge = found.model(max(others, key=lambda rung: found.mean(rung, "prior_gap")), 0).prior
+    else:
+        judge = _judge(found, vae)
+    return prior_holes(judge, vae.prior, codes, random_state=found.seed)
+
+
+def late_slope(history: list[dict[str, float]], max_steps: int) -> float | None:
+    """Nats that the validation still won in the last fifth of the run; None where it was validated too rarely."""
+    points = [(h["step"], h["validation"]) for h in history if h.get("validation") is not None]
+    earlier = [value for step, value in points if step <= 0.8 * max_steps]
+    if len(earlier) < MIN_VALIDATIONS:
+        return None
+    return max(0.0, min(earlier) - min(value for _, value in points))
+
+
+def _training(found: Found) -> Finding:
+    first = found.facts["standard"][0]
+    warmup = methods.get("standard").kl_weight(found.plan.max_steps).settled_at
+    slope = late_slope(first["history"], found.plan.max_steps)
+    if first["stopped"] == "early" or (slope is not None and slope < 0.5):
+        return Finding("LF-TRAIN-01", "ok", {"step": warmup})
+    if slope is None:
+        return Finding("LF-TRAIN-01", "know", {"steps": found.plan.max_steps, "variant": "short"})
+    return Finding("LF-TRAIN-01", "improve", {"slope": round(slope, 1), "steps": found.plan.max_steps // 5})
+
+
+def _decoder(found: Found) -> Finding:
+    likelihood = registry.build("likelihood", found.data.likelihood)
+    scale = getattr(likelihood, "scale", None)
+    parameters = {"likelihood": found.data.description}
+    if scale is None:
+        return Finding("LF-DECODER-01", "ok", parameters)
+    if isinstance(scale, str):
+        return Finding("LF-DECODER-01", "ok", parameters | {"scale": scale, "variant": "scale"})
+    return Finding("LF-DECODER-01", "know", parameters)  # a fixed sigma is the user's word
+
+
+def _collapse(found: Found) -> Finding:
+    total = found.plan.settings["model"]["latent_dim"]
+    active = found.mean("standard", "active_units")
+    return Finding("LF-COLLAPSE-01", "ok" if active > 0.5 * total else "know", {"active": active, "total": total})
+
+
+def _prior(gap: Estimate, share: float) -> Finding:
+    # a gap below a tenth of a nat is not worth a larger model, whatever its significance
+    if gap.interval[0] <= 0 or gap.value <= WORTHWHILE:
+        return Finding("LF-PRIOR-02", "ok", {"gap": gap})
+    grave: Status = "improve" if gap.value > 0.5 or share > 0.03 else "small"
+    return Finding("LF-PRIOR-01", grave, {"gap": gap, "share": share})
+
+
+def _judge(found: Found, vae: VAEModule) -> Prior:
+    codes = found.codes(vae, "train", MAX_JUDGE)
+    judge = create("mixture", latent_dim=tuple(vae.event_shape), n_components="auto")
+    return judge.fit(codes.mean, std=codes.std, random_state=found.seed).eval()
