@@ -62,7 +62,10 @@ def html(digit_result) -> str:
 def test_the_first_screens_need_no_script(html):
     before_script = html[: html.index("<script")]
     page = Page(before_script)
-    assert "N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use mixture trained jointly" in page.words
+    assert (
+        "N(0, I) costs this VAE at least 1.6 ± 0.2 nats of log p(x) per image. Use mixture trained jointly"
+        in page.words
+    )
     assert "On the 359 test images, opened once: +1.5 ± 0.2." in page.words
     assert sum(a.get("class") == "tile" for _, a in page.tags) == 4
     for value in (
@@ -197,7 +200,7 @@ def verdicts(result: Comparison) -> dict[str, Comparison]:
 
 
 EXPECTED = {
-    "use": ["N(0, I) costs this VAE at least 1.6 ± 0.2 nats per image. Use `mixture` trained jointly, the "
+    "use": ["N(0, I) costs this VAE at least 1.6 ± 0.2 nats of log p(x) per image. Use `mixture` trained jointly, the "
             "smallest within one standard error of the best (realnvp, +1.8 ± 0.2).",
             "On the 359 test images, opened once: +1.5 ± 0.2.", "By sample quality the choice is the same.",
             "No retraining? mixture post hoc, +0.8 ± 0.1."],

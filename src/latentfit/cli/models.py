@@ -60,13 +60,16 @@ def train(
     from latentfit import methods
     from latentfit.data.sources import load
     from latentfit.estimator import VAE, save
+    from latentfit.saving import check_writable
 
     methods.get(method)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out.as_posix()} is a file; --out needs a folder's name.")
     if out.is_dir() and any(out.iterdir()) and not fresh:
         raise InputError(f"{out.as_posix()} exists and is not empty. Use --fresh to replace a model, or another --out.")
+    check_writable(out, overwrite=fresh)
     source = load(data, data_dir)
+    print(f"Data        {source.origin}")
     vae = VAE(
         latent_dim=latent_dim or "auto",
         method=method,

@@ -35,7 +35,7 @@ def gather(folder: Path, plan: Plan, facts: Mapping[str, Any]) -> Comparison:
     )
     test = rank(_candidates(found, "test"), groups=found.groups_of("test"))
     ordered = sorted(found.keys, key=lambda key: -_gain(ranking, key))
-    null = diagnose(found)
+    null = diagnose(found, ranking.key)
     after = null.holes if ranking.key == "standard" else holes_of(found, ranking.key)
     return Comparison(
         setting=_setting(found, facts),

@@ -43,15 +43,15 @@ class NullModel:
     holes: Holes
 
 
-def diagnose(found: Found) -> NullModel:
-    """Training, decoder, collapse, inference gap, prior gap, holes."""
+def diagnose(found: Found, recommended: str | None = None) -> NullModel:
+    """Training, decoder, collapse, inference gap, prior gap, holes; the last not judged by the recommended prior."""
     groups = found.groups_of("selection")
     gap = certificate(found, groups)
     elbo = np.stack([arrays["selection_elbo"] for arrays in found.arrays["standard"]])
     inference = paired_gain(found.log_px("standard", "selection"), elbo, groups=groups)
     kl = found.mean("standard", "selection_kl")
     share = gap.value / kl if kl else 0.0
-    holes = holes_of(found, "standard")
+    holes = holes_of(found, "standard", recommended)
     findings = [
         _training(found),
         _decoder(found),
@@ -83,16 +83,16 @@ def certificate(found: Found, groups: np.ndarray | None = None) -> Estimate:
     return Estimate(best.value, best.std_error, best.interval, 0.95)
 
 
-def holes_of(found: Found, key: str) -> Holes:
-    """Holes of a row's prior, first seed, judged by a density that is not that prior's own.
+def holes_of(found: Found, key: str, recommended: str | None = None) -> Holes:
+    """Holes of a row's prior, first seed, judged by a density that is not the recommended prior's own.
 
-    On the N(0, I) model's codes the judge is the best other rung; a jointly trained model has codes of its own, and a
-    mixture is fitted to them.
+    On the N(0, I) model's codes, before and after, the judge is the best rung that is not recommended; a jointly
+    trained model has codes of its own, and a mixture is fitted to them.
     """
     vae = found.model(key, 0)
     codes = found.codes(vae, "selection")
     if key == "standard" or key.endswith("@standard"):
-        others = [rung for rung in found.rungs if rung != key]
+        others = [rung for rung in found.rungs if rung not in (key, recommended)]
         judge = found.model(max(others, key=lambda rung: found.mean(rung, "prior_gap")), 0).prior
     else:
         judge = _judge(found, vae)

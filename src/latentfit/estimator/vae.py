@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -132,6 +133,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         data = prepare_rows(x, train, likelihood=self.likelihood, random_state=seed)
         for note in data.notes:
             warnings.warn(f"{type(self).__name__}: {note}.", DataWarning, stacklevel=2)
+        if self.verbose:
+            print(f"Likelihood  {data.description}, {data.reason}", file=sys.stderr)
 
         data_shape = tuple(data.x.shape[1:])
         numel = math.prod(data_shape)
