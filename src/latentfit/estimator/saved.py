@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
+from safetensors.torch import load as tensors_of
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -135,5 +135,5 @@ def _proposal_to_json(proposal: Proposal) -> dict[str, Any]:
 
 def _proposal_from_json(stored: Mapping[str, Any], module: VAEModule) -> Proposal:
     proposal = Proposal(module.event_shape, full=stored["full"], wide_share=stored["wide_share"])
-    proposal.load_state_dict(safetensors.torch.load(base64.b64decode(stored["tensors"], validate=True)))
+    proposal.load_state_dict(tensors_of(base64.b64decode(stored["tensors"], validate=True)))
     return proposal.to(module.device).eval().requires_grad_(False)
