@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -125,7 +126,7 @@ def _estimator_from_json(stored: Mapping[str, Any], module: VAEModule) -> VAE:
 
 def _proposal_to_json(proposal: Proposal) -> dict[str, Any]:
     # safetensors inside the JSON: exact also where a number is nan, which JSON does not know
-    raw = safetensors.torch.save({key: value.cpu().contiguous() for key, value in proposal.state_dict().items()})
+    raw = bytes_of({key: value.cpu().contiguous() for key, value in proposal.state_dict().items()})
     return {
         "full": proposal.full,
         "wide_share": proposal.wide_share,
