@@ -165,7 +165,7 @@ def save_component(
     directory = Path(directory)
     if not isinstance(component, Component) or not isinstance(component, nn.Module) or not component.name:
         raise InputError(f"save: got {type(component).__name__}, expected a registered Latentfit component.")
-    refuse_taken(directory, overwrite)
+    _refuse_taken(directory, overwrite)
     # latentfit's own keys come last: `extra` must not be able to break the file
     config = {
         **(extra or {}),
@@ -258,7 +258,7 @@ def check_writable(directory: str | Path, overwrite: bool) -> None:
         SavedFileError: it cannot be made.
     """
     directory = Path(directory)
-    refuse_taken(directory, overwrite)
+    _refuse_taken(directory, overwrite)
     if directory.exists():
         return
     missing = [p for p in (directory, *directory.parents) if not p.exists()]
@@ -270,7 +270,7 @@ def check_writable(directory: str | Path, overwrite: bool) -> None:
         raise SavedFileError(f"Cannot make the folder {directory.as_posix()}: {_reason(error)}.") from error
 
 
-def refuse_taken(directory: Path, overwrite: bool) -> None:
+def _refuse_taken(directory: Path, overwrite: bool) -> None:
     if not directory.exists() and not directory.is_symlink():
         return
     if not directory.is_dir():

@@ -11,10 +11,10 @@ from latentfit import methods
 from latentfit.comparison.found import Found
 from latentfit.comparison.paired import paired_gain
 from latentfit.comparison.plan import Plan
-from latentfit.diagnosis.findings import Finding, Status
+from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.latents import collapse_finding, prior_finding
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.holes import Holes, prior_holes
-from latentfit.evaluation.ladder import WORTHWHILE
 from latentfit.model import Prior, VAEModule
 from latentfit.priors import create
 from latentfit.registry import registry
@@ -55,13 +55,13 @@ def diagnose(found: Found, recommended: str | None = None) -> NullModel:
     findings = [
         _training(found),
         _decoder(found),
-        _collapse(found),
+        collapse_finding(found.mean("standard", "active_units"), found.plan.settings["model"]["latent_dim"]),
         Finding(
             "LF-INFERENCE-01",
             "ok" if inference.value < max(1.0, 0.1 * kl) else "know",
             {"gap": inference, "k": found.plan.settings["n_importance_samples"]},
         ),
-        _prior(gap, share),
+        prior_finding(gap, share),
         Finding("LF-HOLES-01", "ok" if float(holes.share) < 0.05 else "improve", {"share": float(holes.share)}),
     ]
     return NullModel(findings, gap, inference, share, holes)
@@ -128,20 +128,6 @@ def _decoder(found: Found) -> Finding:
     if isinstance(scale, str):
         return Finding("LF-DECODER-01", "ok", parameters | {"scale": scale, "variant": "scale"})
     return Finding("LF-DECODER-01", "know", parameters)  # a fixed sigma is the user's word
-
-
-def _collapse(found: Found) -> Finding:
-    total = found.plan.settings["model"]["latent_dim"]
-    active = found.mean("standard", "active_units")
-    return Finding("LF-COLLAPSE-01", "ok" if active > 0.5 * total else "know", {"active": active, "total": total})
-
-
-def _prior(gap: Estimate, share: float) -> Finding:
-    # a gap below a tenth of a nat is not worth a larger model, whatever its significance
-    if gap.interval[0] <= 0 or gap.value <= WORTHWHILE:
-        return Finding("LF-PRIOR-02", "ok", {"gap": gap})
-    grave: Status = "improve" if gap.value > 0.5 or share > 0.03 else "small"
-    return Finding("LF-PRIOR-01", grave, {"gap": gap, "share": share})
 
 
 def _judge(found: Found, vae: VAEModule) -> Prior:

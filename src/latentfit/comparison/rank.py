@@ -27,6 +27,7 @@ from latentfit.comparison.paired import (
 )
 from latentfit.comparison.result import Fitted, Verdict
 from latentfit.errors import InputError
+from latentfit.evaluation.ladder import WORTHWHILE
 
 __all__ = [
     "Candidate",
@@ -40,8 +41,6 @@ __all__ = [
     "size",
 ]
 
-#: nats per row below which a gain is not worth a larger model
-WORTH_HAVING = 0.1
 #: goals whose score is better when lower (a distance)
 LOWER_IS_BETTER = frozenset({"samples"})
 
@@ -219,7 +218,7 @@ def _rank(candidates: dict[str, Candidate], null: str, groups: ArrayLike | None,
     check_baseline(base, f"the null {null!r}")
     index = group_index(groups, base.shape[1])
     pooled = seed_variances(candidates, null)
-    tolerance = WORTH_HAVING if nats else 0.0
+    tolerance = WORTHWHILE if nats else 0.0
 
     def gain(a: str, b: str) -> Gain:
         trained = (candidates[a].fitted == "jointly") + (candidates[b].fitted == "jointly")

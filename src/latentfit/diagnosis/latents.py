@@ -185,17 +185,26 @@ def _training_codes(train: tuple[Any, Any], spread: dict[str, Any], codes: Codes
     return Codes(fitted.mean.to(codes.mean), fitted.std.to(codes.mean))
 
 
+def collapse_finding(active: float, total: int) -> Finding:
+    """How many units carry something."""
+    return Finding("LF-COLLAPSE-01", "ok" if 2 * active > total else "know", {"active": active, "total": total})
+
+
+def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
+    """The prior gap, as a finding: a gap below a tenth of a nat is not worth a larger model, however significant."""
+    parameters = {"gap": gap, "share": share, **facts}
+    if gap.interval[0] <= 0 or gap.value <= WORTHWHILE:
+        return Finding("LF-PRIOR-02", "ok", parameters)
+    grave: Status = "improve" if gap.value > 5 * WORTHWHILE or share > 0.03 else "small"
+    return Finding("LF-PRIOR-01", grave, parameters)
+
+
 def _findings(ladder: Ladder, kl: Estimate, units: ActiveUnits, plug_in: PlugIn) -> list[Finding]:
     gap = ladder.prior_gap
     share = gap.value / kl.value if np.isfinite(kl.value) and kl.value > 0 else 0.0
-    proven = gap.interval[0] > 0 and gap.value > WORTHWHILE
-    grave: Status = "improve" if gap.value > 5 * WORTHWHILE or share > 0.03 else "small"
-    active, total = int(units), units.total
-    chosen = ladder.chosen
-    facts = {"gap": gap, "share": share, "chosen": chosen.name, "cross_fitted": ladder.cross_fitted}
     findings = [
-        Finding("LF-COLLAPSE-01", "ok" if 2 * active > total else "know", {"active": active, "total": total}),
-        Finding("LF-PRIOR-01", grave, facts) if proven else Finding("LF-PRIOR-02", "ok", facts),
+        collapse_finding(int(units), units.total),
+        prior_finding(gap, share, chosen=ladder.chosen.name, cross_fitted=ladder.cross_fitted),
     ]
     if plug_in.saturated:
         findings.append(Finding("LF-LATENTS-SATURATED", "know", {"kl": plug_in.mean_kl, "log_n": plug_in.log_n}))

@@ -13,10 +13,11 @@ from latentfit.errors import InputError
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import defensive_weight, prior_gap_per_row, require_exact
+from latentfit.methods import LADDER
 from latentfit.model.contracts import Prior
 from latentfit.priors import DefensiveMixture, create
 
-RUNGS = ("learned_gaussian", "mixture", "realnvp")
+RUNGS = LADDER
 NOTHING = "nothing"
 #: arguments of the rungs that differ from the priors' own defaults
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
