@@ -117,7 +117,84 @@ COMMANDS: dict[str, tuple[str, str]] = {
         r"std has \d+ ?% negative entries.*log-variance.*logvar=",
     ),
     "half a train": ("diagnose --latents {f}/train.npz", r"needs train_std too"),
-    "depth": ("diagnose --latents {f}/good.npz --depth deep", r"depth must be 'full' or 'quick', got 'deep'"),
+    "depth": ("diagnose --latents {f}/good.npz --depth deep", r"--depth must be one of full, quick, got 'deep'"),
+    "no codes in a file": ("retrofit --latents {f}/fake.npy", r"fake\.npy must be \.npz or \.h5ad"),
+    "a folder of codes": ("diagnose --latents {f}/empty", r"--latents .*empty is a folder; expected a file"),
+    "shapes of codes": ("retrofit --latents {f}/shapes.npz", r"mean has shape \(120, 4\), std \(120, 3\)"),
+    "no h5ad": ("diagnose --latents {f}/fake.h5ad", r"fake\.h5ad is not a readable \.h5ad file"),
+    "retrofit logvar as std": ("retrofit --latents {f}/logvar.npz", r"std has \d+ ?% negative entries.*logvar="),
+    "groups of codes": (
+        "diagnose --latents {f}/good.npz --groups {f}/few_labels.npy",
+        r"--groups .*few_labels\.npy: groups must be \(120,\), one per row; got \(7,\)",
+    ),
+    "groups by name": ("diagnose --latents {f}/good.npz --groups batch", r"--groups batch: .*has no columns"),
+    "groups missing": ("diagnose --latents {f}/good.npz --groups no.csv", r"--groups no\.csv does not exist"),
+    "keys without a file": ("diagnose --latents {f}/good.npz --mean-key m", r"go with --latents FILE\.h5ad"),
+    "half the keys": ("diagnose {f}/fake.h5ad --mean-key m", r"--mean-key and --var-key go together"),
+    "data with codes": ("diagnose --latents {f}/good.npz --data digits", r"leave out --data, --train-data"),
+    "probe of codes": ("diagnose --latents {f}/good.npz --probe", r"--probe needs a model, not codes alone"),
+    "labels of codes": ("diagnose {f}/good.npz --labels y", r"--labels needs a model, not codes alone"),
+    "page of codes": ("diagnose {f}/good.npz --report r.html", r"has no page; --json"),
+    "samples of codes": ("retrofit {f}/good.npz --goal samples", r"--goal samples needs a decoder"),
+    # diagnose and retrofit: what
+    "nothing to diagnose": ("diagnose", r"needs one of RUN, --latents FILE\.npz, --model FILE\.py:NAME; got none"),
+    "two to retrofit": ("retrofit {f}/other --latents {f}/good.npz", r"needs one of .*; got RUN and --latents"),
+    "nowhere to diagnose": ("diagnose nowhere", r"nowhere is not a folder; expected that of a comparison"),
+    "a script as a run": ("diagnose {f}/mine.py", r"not a folder.*A model of your own: --model .*mine\.py:NAME"),
+    "an unfinished run": ("diagnose {f}/other", r"holds a comparison that is not finished"),
+    "a foreign run": ("retrofit {f}/foreign", r"was not saved by Latentfit"),
+    "a saved prior": ("diagnose {f}/prior", r"holds a LearnedGaussian\w*, not a VAE"),
+    "a model saved alone": ("diagnose {f}/saved", r"saved holds a model saved alone.*give --data DATA"),
+    "goal of a retrofit": ("retrofit {f}/saved --goal embedding", r"--goal must be one of likelihood, samples"),
+    "no training rows": ("diagnose {f}/saved --train-data {f}/x.npy", r"--train-data goes with --data"),
+    "unknown rows": ("diagnose {f}/saved --data digit", r"No data 'digit'.*Did you mean 'digits'"),
+    "other rows": ("diagnose {f}/saved --data digits", r"fitted on rows of shape \(4,\), got \(8, 8\)"),
+    "labels of others": (
+        "diagnose {f}/saved --data {f}/x.npy --labels {f}/few_labels.npy",
+        r"labels must be \(120,\), one per row; got \(7,\)",
+    ),
+    "many columns of labels": (
+        "diagnose {f}/saved --data {f}/x.npy --labels {f}/holes.csv",
+        r"--labels .*holes\.csv has several columns; expected one",
+    ),
+    "adapting our own": (
+        "diagnose {f}/saved --likelihood normal --scale 1",
+        r"--likelihood, --scale: for --model only",
+    ),
+    # a model of the user's own
+    "model without a name": ("diagnose --model {f}/mine.py --data digits", r"must be FILE\.py:NAME, as in my_vae"),
+    "model without a file": ("diagnose --model none.py:vae --data digits", r"the file none\.py does not exist"),
+    "model without rows": ("retrofit --model {f}/mine.py:vae", r"--model needs --data DATA"),
+    "odd spread": (
+        "diagnose --model {f}/mine.py:vae --data digits --spread scale",
+        r"--spread must be one of auto, std, var, logvar, got 'scale'",
+    ),
+    "odd reconstruction": (
+        "diagnose --model {f}/mine.py:vae --data digits --reconstruction l2",
+        r"--reconstruction must be one of nll, .*, got 'l2'",
+    ),
+    "odd output": (
+        "diagnose --model {f}/mine.py:vae --data digits --output-kind sigmoid",
+        r"--output-kind must be one of auto, mean, probs, logits, got 'sigmoid'",
+    ),
+    "odd scale": ("diagnose --model {f}/mine.py:vae --data digits --scale big", r"--scale must be a number or auto"),
+    "no scale": ("diagnose --model {f}/mine.py:vae --data digits --scale 0", r"--scale must be above 0 and finite"),
+    "odd weight": ("diagnose --model {f}/mine.py:vae --data digits --kl-weight -1", r"--kl-weight must be at least 0"),
+    # diagnose and retrofit: how
+    "page of another kind": ("diagnose {f}/saved --report r.pdf", r"r\.pdf must be a file that ends in \.html"),
+    "page nowhere": ("diagnose {f}/saved --report no/r.html", r"there is no folder no"),
+    "opening nothing": ("retrofit {f}/saved --open", r"--open is about the report: give --report FILE\.html too"),
+    "showing nothing": ("diagnose {f}/saved --show-data", r"--show-data is about the report"),
+    "a gate of nan": ("diagnose {f}/good.npz --fail-above nan", r"--fail-above must be a number of nats, got nan"),
+    "a gate in words": ("diagnose {f}/good.npz --fail-above much", r"'--fail-above'.*valid float"),
+    "a gate for a retrofit": ("retrofit {f}/good.npz --fail-above 1", r"No such option: --fail-above"),
+    "no minutes for a retrofit": ("retrofit {f}/good.npz --max-minutes 0", r"--max-minutes must be above 0, got 0"),
+    "prior over it": ("retrofit {f}/good.npz --out {f}/foreign", r"exists and is not empty"),
+    "prior into a file": ("retrofit {f}/good.npz --out {f}/x.npy", r"x\.npy is a file; --out needs a folder"),
+    "device of a diagnosis": ("diagnose {f}/saved --device tpu", r"--device must be 'cpu', 'cuda' or 'auto'"),
+    "language of a diagnosis": ("diagnose {f}/saved --lang fr", r"Latentfit speaks: en, vi"),
+    # Python's words are not the command line's
+    "a column of labels": ("compare {f}/words.csv", r"use it as labels: --labels b\."),
 }
 if NO_GPU:
     COMMANDS["no gpu"] = (
@@ -149,6 +226,11 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "few.npy", x[:10])
     np.save(folder / "few_labels.npy", np.arange(7))
     np.save(folder / "constant.npy", np.ones((120, 3)))
+    np.savez(folder / "shapes.npz", mean=x, std=abs(x[:, :3]))
+    (folder / "fake.h5ad").write_text("no HDF5")
+    (folder / "mine.py").write_text("vae = None")
+    lf.save(lf.priors.create("learned_gaussian", latent_dim=2), folder / "prior")
+    lf.save(lf.VAE(latent_dim=2, max_steps=2).fit(x), folder / "saved")
     (folder / "words.csv").write_text("a,b\n1,x\n2,y\n")
     (folder / "ragged.csv").write_text("a,b\n1,2\n3,4,5\n")
     (folder / "empty.csv").write_text("")
@@ -189,7 +271,7 @@ def test_one_line_and_nothing_written(
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(COMMANDS) >= 40
+    assert len(COMMANDS) >= 100
 
 
 def test_mnist_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,38 @@ from latentfit import methods, priors
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 READMES = ("README.md", "README.vi.md")
+#: pages read from top to bottom, each on a VAE trained on the page, and what they say of its numbers
+PAGES = {
+    "docs/is-my-prior-wrong.md": """
+assert dx.prior_gap.interval[0] > 0.1
+assert 0.3 < dx.inference_gap.value / dx.prior_gap.value < 3
+assert dx.holes.share.value > 0.05
+""",
+    "docs/good-reconstructions-bad-samples.md": """
+before, after, floor = (float(number) for number in fix.samples)
+assert same > 0.9 and after < before / 2 and after < floor + 0.5
+assert fix.changed and fix.weights_unchanged
+assert 0 < fix.log_px_gain.value < fix.gain.value and fix.gain.interval[0] > 3
+assert fix.holes[0] < 0.02
+""",
+    "docs/my-embedding-is-a-blob.md": """
+assert dx_blob.prior_gap.value < 0.1 and dx_blob.kl.value < 1
+assert dx_blob.first.code == "LF-DECODER-01" and dx_blob.effective_beta == 4
+assert dx.probe.presses and dx.probe.pressure.interval[0] > 0.1
+""",
+    "docs/why-not-thirty-lines-of-zuko.md": """
+quick, little = (
+    lf.diagnose_latents(mean_test, std=std_test, train=(mean[:n], std[:n]), depth="quick").prior_gap for n in (1200, 80)
+)
+assert quick.value > gap(flow).value > 0.2
+assert gap(on_means).interval[1] < -10 < 2 < believed
+assert gap(few).interval[1] < 0 and -0.1 < little.value < 0.1
+shifted_gap = gap(units, loc + scale * mean_test, scale * std_test, lf.priors.as_prior(shifted))
+assert shifted_gap.interval[1] < -1
+assert not fix.model.training
+""",
+    "docs/adapters.md": "assert m.weights_sha256()",
+}
 
 
 def text(name: str) -> str:
@@ -111,22 +143,45 @@ def test_the_readmes_show_the_same_code() -> None:
 def small(code: str) -> str:
     """A README block with settings that take seconds instead of minutes: what is shown, only less of it."""
     code = re.sub(r"n_seeds=\d+", "n_seeds=1, max_steps=60, methods='standard,mixture'", code)
-    code = code.replace("latents(mean, std=std)", "latents(mean, std=std, depth='quick')")
+    code = code.replace("latents(mean, logvar=logvar)", "latents(mean, logvar=logvar, depth='quick')")
+    code = re.sub(r"((diagnose|retrofit)\(m, .*?)\)", r"\1, **QUICK['\2'])", code)
     code = code.replace("fit(mean, std=std)", "fit(mean, std=std, max_steps=60)")
     return code.replace("random_state=0)", "random_state=0, max_steps=60)")
 
 
-#: what a reader has at hand: binary rows, the codes of a VAE, its decoder
+#: what a reader has at hand: binary rows, a VAE of one's own, its codes
 AT_HAND = """
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-X = (load_digits().data > 7).astype(np.float32)
+import latentfit
+
+X = np.unique(load_digits().data > 7, axis=0).astype(np.float32)
 torch.manual_seed(0)
 mean, std = torch.randn(400, 8), torch.full((400, 8), 0.5)
+logvar = 2 * std.log()
 z, log_q = mean, torch.zeros(400)
 encode = decode = torch.as_tensor
+
+
+class MyVAE(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = torch.nn.Linear(64, 16), torch.nn.Linear(8, 64)
+
+    def encode(self, x):
+        return self.body(x).chunk(2, 1)
+
+    def decode(self, z):
+        return self.out(z)
+
+
+vae = MyVAE()
+X_train, X_test = torch.as_tensor(X[:800]), torch.as_tensor(X[800:1200])
+x = X_train[:256]
+m = latentfit.adapt(vae, example=x, likelihood="bernoulli")
+QUICK = {"diagnose": {"depth": "quick"}, "retrofit": {"priors": ["learned_gaussian", "mixture"]}}
 """
 
 
@@ -141,13 +196,41 @@ def test_the_python_of_the_documents_runs(name: str, number: int, tmp_path: Path
     run(["block.py"], tmp_path, timeout=550)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_followed_from_top_to_bottom(name: str, tmp_path: Path) -> None:
+    """Its blocks in one process, on real data, and what it says of the numbers."""
+    script = "\n".join([*blocks(name), PAGES[name]])
+    (tmp_path / "page.py").write_text(script, encoding="utf-8")
+    run(["page.py"], tmp_path, timeout=550)
+
+
+def test_the_pages_use_one_vae() -> None:
+    """The first block of each, data and VAE, is the same: who has read one page can skip it on the next."""
+    first = {blocks(name)[0] for name in PAGES if name != "docs/adapters.md"}
+    assert len(first) == 1
+
+
+@pytest.mark.slow
+def test_the_commands_for_a_model_of_ones_own_run(tmp_path: Path) -> None:
+    """README's lines of diagnose and retrofit that need no run, at quick depth, in a folder with what they name."""
+    save = 'np.save("X_test.npy", X_test); np.save("X_train.npy", X_train); np.savez("codes.npz", mean=mean, std=std)\n'
+    (tmp_path / "my_vae.py").write_text(AT_HAND + save, encoding="utf-8")
+    run(["my_vae.py"], tmp_path, timeout=120)
+    lines = [words for words in command_lines("README.md") if words[0] in ("diagnose", "retrofit")]
+    assert len(lines) >= 4
+    for words in lines:
+        assert run(["-m", "latentfit", *words, "--quick"], tmp_path, timeout=300)
+    assert (tmp_path / "prior" / "config.json").exists()
+
+
 def command_lines(name: str) -> list[list[str]]:
     """The words of each line that starts the program, comments dropped."""
     lines = "\n".join(blocks(name, "sh")).splitlines()
     return [line.split("#")[0].split()[1:] for line in lines if line.startswith("latentfit ")]
 
 
-@pytest.mark.parametrize("name", READMES)
+@pytest.mark.parametrize("name", [*READMES, "docs/is-my-prior-wrong.md"])
 def test_every_command_and_option_is_one_the_program_knows(name: str) -> None:
     import typer
 
@@ -156,7 +239,8 @@ def test_every_command_and_option_is_one_the_program_knows(name: str) -> None:
     program = typer.main.get_command(app)
     known = program.commands
     lines = command_lines(name)
-    assert {"compare", "train", "sample", "evaluate", "encode", "diagnose"} <= {words[0] for words in lines}
+    expected = {"compare", "train", "sample", "evaluate", "encode", "diagnose", "retrofit"}
+    assert (expected if name in READMES else {"diagnose"}) <= {words[0] for words in lines}
     for command, *words in lines:
         assert command in known
         options = {option for parameter in known[command].params for option in parameter.opts}

@@ -37,8 +37,9 @@ ORDER = (
     "penalties",
     "methods",
     "evaluation",
+    "adapters",
     "diagnosis",
-    "retrofit",
+    "retrofitting",
     "comparison",
     "report",
     "estimator",
@@ -49,7 +50,7 @@ ORDER = (
 FACES = ("__init__", "__main__")
 
 #: `report()` of a result, and the card of `lf.save`, import report/ when called
-LATE_REPORT = ("saving", "diagnosis", "retrofit", "comparison")
+LATE_REPORT = ("saving", "diagnosis", "retrofitting", "comparison")
 
 MAX_LINES = 400
 

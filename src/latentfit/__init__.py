@@ -14,8 +14,10 @@ _LAZY = {
     "Estimate": "latentfit.evaluation.estimate:Estimate",
     "VAE": "latentfit.estimator:VAE",
     "VAEModule": "latentfit.model:VAEModule",
+    "adapt": "latentfit.adapters:adapt",
     "compare": "latentfit.comparison:compare",
     "data": "latentfit.data",
+    "diagnose": "latentfit.diagnosis.model:diagnose",
     "diagnose_latents": "latentfit.diagnosis.latents:diagnose_latents",
     "errors": "latentfit.errors",
     "evaluation": "latentfit.evaluation",
@@ -26,6 +28,7 @@ _LAZY = {
     "networks": "latentfit.networks",
     "posteriors": "latentfit.posteriors",
     "priors": "latentfit.priors",
+    "retrofit": "latentfit.retrofitting:retrofit",
     "save": "latentfit.estimator:save",
     "schedules": "latentfit.model.schedules",
 }

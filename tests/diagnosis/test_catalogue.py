@@ -7,11 +7,17 @@ import string
 
 import pytest
 
-from latentfit.diagnosis import catalogue
+from latentfit.diagnosis import catalogue, verdicts
 from latentfit.diagnosis.catalogue import (
+    clause,
+    counted,
+    finding_change,
     finding_name,
+    finding_price,
     finding_remedy,
     finding_sentence,
+    finding_status,
+    headline,
     keys,
     parameters,
     plain,
@@ -23,21 +29,44 @@ from latentfit.evaluation.estimate import Estimate
 
 GAP = Estimate(0.94, 0.11, (0.72, 1.16))
 
+PRESSED = {"steps": 500, "gain": GAP, "pressure": GAP}
 FINDINGS = [
+    # as `compare` says them
     Finding("LF-TRAIN-01", "ok", {"step": 400}),
-    Finding("LF-TRAIN-01", "know", {"kl_weight": 0.25}),
     Finding("LF-TRAIN-01", "know", {"steps": 40, "variant": "short"}),
     Finding("LF-TRAIN-01", "improve", {"slope": 2.1, "steps": 400}),
-    Finding("LF-TRAIN-01", "fix", {"slope": 2.1, "steps": 400}),
     Finding("LF-DECODER-01", "ok", {"likelihood": "binomial"}),
-    Finding("LF-DECODER-01", "ok", {"likelihood": "normal", "scale": 0.11, "variant": "scale"}),
+    Finding("LF-DECODER-01", "ok", {"likelihood": "normal", "scale": "optimal", "variant": "scale"}),
     Finding("LF-DECODER-01", "know", {"likelihood": "normal"}),
-    Finding("LF-DECODER-01", "fix", {"scale": 0.11, "kl_weight": 1.3}),
-    *[Finding("LF-COLLAPSE-01", s, {"active": 10.7, "total": 16}) for s in ("ok", "know", "small", "improve", "fix")],
-    *[Finding("LF-INFERENCE-01", s, {"gap": GAP, "k": 1024}) for s in ("ok", "know", "small", "improve", "fix")],
-    *[Finding("LF-PRIOR-01", s, {"gap": GAP, "share": 0.06}) for s in ("ok", "know", "small", "improve", "fix")],
-    *[Finding("LF-PRIOR-02", s, {"gap": GAP}) for s in ("ok", "know", "small")],
-    *[Finding("LF-HOLES-01", s, {"share": 0.31}) for s in ("ok", "know", "small", "improve", "fix")],
+    # as `diagnose` says them: every branch of verdicts.py
+    verdicts.training_finding(0.25, "100 epochs of a 400-epoch warm-up", None),
+    verdicts.training_finding(0.25, None, None),
+    verdicts.training_finding(1.0, None, False),
+    verdicts.training_finding(None, None, None),
+    verdicts.training_finding(1.0, None, True),
+    verdicts.decoder_finding("discretised_logistic", (1.0, 0.11), Estimate.from_error(1234.5, 0.3), None),
+    verdicts.decoder_finding("normal", (0.13, 0.11), Estimate.from_error(2.5, 0.3), None),
+    verdicts.decoder_finding("normal", (0.11, 0.11), None, 154.2),
+    verdicts.decoder_finding("normal", (0.11, 0.11), None, 2.1),
+    verdicts.decoder_finding("normal", (0.11, 0.11), None, 1.0),
+    verdicts.collapse_finding(61, 128),
+    verdicts.collapse_finding(10.7, 16),
+    *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096) for gap in (0.5, 1.5, 3.0)],
+    *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096, "ais") for gap in (0.5, 1.5, 3.0)],
+    verdicts.prior_finding(GAP, 0.06),
+    verdicts.prior_finding(Estimate.from_error(0.41, 0.01), 0.02),
+    verdicts.prior_finding(Estimate.from_error(0.01, 0.02), 0.0),
+    verdicts.holes_finding(0.31),
+    verdicts.holes_finding(0.01),
+    verdicts.functional_hole_finding(Estimate.from_error(126.3, 1.2), 131.0),
+    verdicts.functional_hole_finding(Estimate.from_error(0.1, 1.2), 131.0),
+    Finding("LF-PROBE-01", "ok", PRESSED),
+    Finding("LF-PROBE-01", "improve", PRESSED),
+    Finding("LF-PROBE-01", "improve", {**PRESSED, "variant": "rising"}),
+    verdicts.embedding_finding(Estimate.from_error(0.61, 0.01), GAP, 10),
+    verdicts.embedding_finding(GAP, Estimate.from_error(0.61, 0.01), 10),
+    verdicts.groups_finding({"a": (9, GAP), "b": (9, GAP)}, GAP),
+    verdicts.groups_finding({"a": (9, GAP), "plate 14": (9, Estimate.from_error(5.0, 0.2))}, GAP),
     Finding("LF-LATENTS-SATURATED", "know", {"kl": 14.2, "log_n": 7.0}),
 ]
 
@@ -75,15 +104,67 @@ def test_every_finding_is_said(finding, lang):
     assert not re.search(r"[{}]", text)
     assert len(text) < 110
     assert bool(finding_remedy(finding, lang)) == (finding.status != "ok")
+    assert bool(finding_price(finding, lang)) == (finding.status != "ok")
+    assert finding_change(finding, lang)
+    assert finding_status(finding, lang)
+    if finding.grave:
+        values = {"prior_gap": GAP, "gain": GAP, "units": "rows"}
+        assert not re.search(r"[{}]", headline(finding, lang, **values))
 
 
-def test_the_list_of_findings_here_covers_every_sentence():
-    said = {f"finding.{f.code}.{f.status}" for f in FINDINGS} | {
+def test_every_sentence_of_a_finding_is_said_by_some_finding():
+    said = {f"finding.{f.code}.{f.status}" for f in FINDINGS if "variant" not in f.parameters} | {
         f"finding.{f.code}.{f.status}.{f.parameters['variant']}" for f in FINDINGS if "variant" in f.parameters
     }
-    said.add("finding.LF-DECODER-01.improve")
-    ours = {key for key in keys("finding.") if not key.endswith((".name", ".remedy"))}
+    about = re.compile(r"finding\.[\w-]+\.((remedy|price)(\.\w+)?|name|change|\w+\.status)")
+    ours = {key for key in keys("finding.") if not about.fullmatch(key)}
     assert ours == said
+
+
+def test_the_model_s_own_prior_is_called_by_its_name():
+    holes = verdicts.holes_finding(0.31)
+    assert finding_sentence(holes) == "31 % of the draws from N(0, I) fall in holes"
+    assert finding_sentence(holes, p="the model's prior") == "31 % of the draws from the model's prior fall in holes"
+    assert finding_status(Finding("LF-PROBE-01", "improve", PRESSED)) == "N(0, I) PRESSES"
+
+
+def test_beta_above_three_says_calibrate_the_decoder_first():
+    found = verdicts.decoder_finding("normal", (0.11, 0.11), None, 154.2)
+    assert finding_sentence(found) == "effective beta 154, not 1: calibrate the decoder first"
+    assert "Calibrate the decoder first" in finding_remedy(found)
+
+
+CLAUSES = [
+    "digits, 1,797 images 8x8, integers 0..16, from scikit-learn",
+    "MNIST, 70,000 images 28x28, integers 0..255, 10,000 of them for testing",
+    "5,000 rows of 30 columns, reals -3.1 to 12.4",
+    "counts of 0..16",
+    "grey values, binarised: dynamically in training, once and stored for scoring",
+    "density in the units of the data",
+    "probability mass",
+    "2 constant columns are left out of the model: a, b",
+    "100 epochs of a 400-epoch warm-up",
+    "no likelihood was given",
+]
+
+
+@pytest.mark.parametrize("text", CLAUSES)
+def test_clauses_of_other_folders_are_translated_and_keep_their_numbers(text):
+    translated = clause(text, "vi")
+    assert clause(text, "en") == text
+    assert translated != text
+    assert re.findall(r"\d+", translated) == re.findall(r"\d+", text)
+    left = {"images", "rows", "columns", "integers", "reals", "counts", "grey", "epochs", "density", "constant", "from"}
+    assert not left & set(re.findall(r"\w+", translated))
+
+
+def test_an_unknown_clause_stays_as_it_is():
+    assert clause("my shoes, size 42", "vi") == "my shoes, size 42"
+
+
+def test_one_is_not_plural():
+    assert [counted("method", n) for n in (1, 2, 1200)] == ["1 method", "2 methods", "1,200 methods"]
+    assert counted("job", 1, "vi") == "1 lượt"
 
 
 def test_a_prior_gap_is_always_a_lower_bound():
@@ -106,8 +187,8 @@ def test_estimates_and_floats_are_printed_short():
     assert say("verdict.test", n=12345, units="rows", gain=GAP) == "On the 12,345 test rows, opened once: +0.9 ± 0.1."
     minus = Estimate(-0.62, 0.3, (-1.2, 0.0))
     assert say("verdict.test", n=1, units="rows", gain=minus).endswith(": -0.6 ± 0.3.")
-    assert finding_sentence(FINDINGS[1]) == "KL weight ended at 0.25, not 1"
-    assert "31 %" in say("finding.LF-HOLES-01.ok", share=0.313)
+    assert finding_sentence(verdicts.training_finding(0.25, None, None)) == "KL weight ended at 0.25, not 1"
+    assert "31 %" in say("finding.LF-HOLES-01.ok", share=0.313, p="p")
 
 
 def test_vietnamese_keeps_the_decimal_point_and_names_the_english_term():

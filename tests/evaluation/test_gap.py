@@ -20,9 +20,9 @@ from latentfit.evaluation import (
     prior_gap,
     prior_gap_per_row,
 )
-from latentfit.evaluation.gap import mixture_log_prob
+from latentfit.evaluation.gap import log_ratios, mixture_log_prob
 from latentfit.model.contracts import Prior
-from latentfit.priors import EmpiricalPrior, StandardNormalPrior
+from latentfit.priors import EmpiricalPrior, MixturePrior, StandardNormalPrior
 
 
 class Known(Prior):
@@ -78,6 +78,16 @@ def test_copied_rows_are_no_news_when_they_are_grouped():
     once = prior_gap(r, p, Codes.of(latents.mean, std=std[:100]))
     assert grouped.std_error == pytest.approx(once.std_error, rel=1e-3)
     assert prior_gap(r, p, Codes.of(mean, std=std)).std_error < 0.5 * once.std_error
+
+
+def test_draws_one_after_the_other_are_those_of_sample():
+    codes = no_mismatch(37, 3, 0.5, 0)
+    together = codes.sample(3, torch.Generator().manual_seed(4))
+    first = codes.sample(1, torch.Generator().manual_seed(4))
+    assert torch.equal(together[:1], first)
+    r, p = Shifted(3, 0.5), StandardNormalPrior(3)
+    expected = (r.log_prob(together) - p.log_prob(together)).double().numpy()
+    np.testing.assert_allclose(log_ratios(r, p, codes, n_draws=3, random_state=4), expected, atol=1e-6)
 
 
 def test_inexact_densities_have_no_certificate():
@@ -192,6 +202,19 @@ def test_all_rungs_are_tried_judged_on_the_same_draws_and_the_smallest_sufficien
     low, high = ladder.best.gap.interval
     assert ladder.prior_gap.interval[0] < low
     assert ladder.prior_gap.interval[1] > high
+
+
+def test_a_flow_stands_on_the_mixture_below_it():
+    latents = gaussian_mixture_latents(900, 2, component_std=0.2)
+    codes = Codes.of(latents.mean, std=latents.std)
+    parts = [codes[slice(*part)] for part in ((0, 500), (500, 600), (600, 900))]
+    ladder = climb(*parts, StandardNormalPrior(2), rungs=("mixture", "realnvp"), max_steps=8)
+    mixture, flow = (ladder[name].prior.base for name in ("mixture", "realnvp"))
+    assert isinstance(flow.base, MixturePrior)
+    assert flow.base.n_components == mixture.n_components
+    assert ladder["realnvp"].gap.value > ladder["mixture"].gap.value - 0.1
+    alone = climb(*parts, StandardNormalPrior(2), rungs=("realnvp",), max_steps=2)
+    assert isinstance(alone["realnvp"].prior.base.base, StandardNormalPrior)
 
 
 def test_defensive_rungs_never_lose_more_than_the_anchor_allows():

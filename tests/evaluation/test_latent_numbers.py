@@ -1,4 +1,4 @@
-"""Codes, active units, holes, sample quality and nearest neighbours."""
+"""Codes, active units, holes and sample quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from latentfit.evaluation import (
     active_units,
     encode_rows,
     encoder_features,
-    knn_accuracy,
     prior_holes,
     sample_quality,
 )
@@ -100,24 +99,3 @@ def test_samples_of_the_true_model_reach_their_floor_and_a_wrong_prior_does_not(
     assert bad.frechet.std_error > 0
     with pytest.raises(InputError, match="at least 4"):
         sample_quality(vae, x[:3])
-
-
-def test_nearest_neighbours_are_those_of_scikit_learn(monkeypatch):
-    from sklearn.neighbors import KNeighborsClassifier
-
-    import latentfit.evaluation.samples as module
-
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 4, 600)
-    x = rng.normal(size=(600, 3)) + 1.2 * np.eye(4, 3)[label] + 100.0
-    names = np.array(["a", "b", "c", "d"])[label]
-    expected = KNeighborsClassifier(15).fit(x[:400], names[:400]).score(x[400:], names[400:])
-    got = knn_accuracy(x[:400], names[:400], x[400:], names[400:])
-    assert got.value == pytest.approx(expected)
-    blocks = module.blocks
-    monkeypatch.setattr(module, "blocks", lambda n, size: blocks(n, 7))
-    assert knn_accuracy(x[:400], names[:400], x[400:], names[400:]) == got
-    with pytest.raises(InputError, match="labels of shape"):
-        knn_accuracy(x, label[:5], x, label)
-    with pytest.raises(InputError, match="k must be"):
-        knn_accuracy(x, label, x, label, k=0)

@@ -1,4 +1,4 @@
-"""A comparison as `compare` would return it, without training anything: 8 x 8 digits, eight rows."""
+"""Results as `compare`, `diagnose` and `retrofit` would return them, without training anything: 8 x 8 digits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,28 @@ import numpy as np
 import pytest
 
 from latentfit.comparison.result import Comparison, Pictures, Recommendation, Row, Setting
+from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.probe import Probe
+from latentfit.diagnosis.result import Diagnosis, DiagnosisSetting
+from latentfit.diagnosis.verdicts import (
+    collapse_finding,
+    decoder_finding,
+    embedding_finding,
+    functional_hole_finding,
+    groups_finding,
+    holes_finding,
+    inference_finding,
+    prior_finding,
+    probe_finding,
+    training_finding,
+)
+from latentfit.evaluation.collapse import ActiveUnits
 from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.holes import Holes
+from latentfit.evaluation.ladder import Ladder, Rung
+from latentfit.priors import create
+from latentfit.retrofitting.result import Retrofit, RetrofitSetting, RungRow
 
 
 def estimate(value: float, error: float) -> Estimate:
@@ -218,3 +238,207 @@ def table_result(digit_result: Comparison) -> Comparison:
     )
     table = setting(data="table.csv", data_shape=(5,), show_data=False, n_seeds=1)
     return replace(digit_result, setting=table, pictures=pictures)
+
+
+def ladder() -> Ladder:
+    """Four priors of growing size over N(0, I), judged on 800 rows; `realnvp` is the smallest that suffices."""
+    rng = np.random.default_rng(2)
+    p = create("standard", latent_dim=16)
+    noise, rungs = 6 * rng.normal(size=800), []
+    for name, gap, seconds, size in (
+        ("learned_gaussian", 2.1, 0.8, 152),
+        ("mixture", 29.8, 31.0, 5_320),
+        ("realnvp", 38.2, 72.0, 1_100_000),
+        ("nsf", 38.5, 118.0, 2_300_000),
+    ):
+        own = noise + 8 * rng.normal(size=800)
+        rows = own - own.mean() + gap
+        rungs.append(Rung(name, p, Estimate.of(rows), rows, seconds, 0.95, size))
+    nothing = Rung("nothing", p, Estimate(0.0, 0.0, (0.0, 0.0)), np.zeros(800), 0.0, 0.0, 0)
+    return Ladder(rungs, nothing)
+
+
+@pytest.fixture(scope="session")
+def diagnosis() -> Diagnosis:
+    """What `diagnose` would find of an image VAE with a prior far off, probed, with labels and groups."""
+    rng = np.random.default_rng(3)
+    found, pictures = ladder(), digit_pictures()
+    gap, kl = found.prior_gap, estimate(238.0, 0.9)
+    share = gap.value / kl.value
+    pressed = Probe([0, 250, 500], [gap, estimate(44.0, 0.5), estimate(52.1, 0.5)], estimate(13.9, 0.4), True, 240.0)
+    units = ActiveUnits(
+        active=np.arange(16) < 11,
+        mean_variance=np.linspace(1, 0, 16),
+        kl=pictures.unit_kl["standard"],
+        std=pictures.unit_std["standard"],
+        threshold=0.01,
+    )
+    by_group = {"plate 1": (400, estimate(31.0, 1.0)), "plate 2": (400, estimate(45.4, 1.1))}
+    return Diagnosis(
+        setting=DiagnosisSetting(
+            model="ConvVAE",
+            understood=["encode(x) -> (mean, logvar), each (256, 16)"],
+            likelihood="normal",
+            data_shape=(8, 8),
+            n_test=800,
+            n_train=7_200,
+            separate=True,
+            depth="full",
+            goal="likelihood",
+            seconds=298.0,
+            device="cpu",
+            random_state=0,
+            n_scored=500,
+            k=1024,
+            estimator="importance sampling",
+        ),
+        findings=[
+            training_finding(1.0, None, True),
+            decoder_finding("normal", (0.11, 0.11), estimate(0.0, 0.1), 1.3),
+            collapse_finding(11, 16),
+            inference_finding(estimate(6.0, 0.4), 238.0, 1024),
+            prior_finding(gap, share),
+            holes_finding(0.97),
+            functional_hole_finding(estimate(26.3, 1.2), 31.0),
+            probe_finding(pressed),
+            embedding_finding(estimate(0.61, 0.02), estimate(0.70, 0.02), 16),
+            groups_finding(by_group, gap),
+        ],
+        prior_gap=gap,
+        kl=kl,
+        ladder=found,
+        active_units=units,
+        inference_gap=estimate(6.0, 0.4),
+        elbo=estimate(-1612.0, 4.0),
+        log_px=estimate(-1606.0, 4.0),
+        budget=Budget(estimate(0.0, 0.1), estimate(6.0, 0.4), gap, estimate(-0.6, 0.3)),
+        effective_beta=1.3,
+        beta_formula="2.5e-06 x 12,288 / (2 x 0.11^2) = 1.3",
+        sigma=(0.11, 0.11),
+        holes=Holes(estimate(0.97, 0.01), -23.0, rng.normal(-18, 2.2, 800), rng.normal(-31, 4.5, 800)),
+        functional_hole=estimate(26.3, 1.2),
+        dimension=estimate(7.9, 0.2),
+        gap_by_group=by_group,
+        knn=estimate(0.61, 0.02),
+        knn_baseline=estimate(0.70, 0.02),
+        simulated_error=estimate(0.1, 0.05),
+        probe=pressed,
+        pictures={
+            "null_samples": pictures.null_samples,
+            "reconstructions": pictures.reconstructions,
+            "originals": pictures.originals,
+            "map_codes": pictures.map_codes,
+            "map_null": pictures.map_null,
+            "map_labels": pictures.map_labels,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def quiet(diagnosis: Diagnosis) -> Diagnosis:
+    """The same where the prior fits: codes only, cross-fitted, nothing to mend."""
+    found = ladder()
+    rungs = [replace(rung, gap=estimate(0.01, 0.02), per_row=0 * rung.per_row) for rung in found.rungs]
+    found = replace(found, rungs=rungs, cross_fitted=True)
+    gap = found.prior_gap
+    setting = replace(
+        diagnosis.setting,
+        likelihood="",
+        separate=False,
+        depth="quick",
+        understood=[],
+        missing={"log p(x)": "no likelihood was given"},
+        n_scored=0,
+    )
+    return Diagnosis(
+        setting=setting,
+        findings=[training_finding(None, None, None), collapse_finding(16, 16), prior_finding(gap, 0.0)],
+        prior_gap=gap,
+        kl=estimate(14.0, 0.1),
+        ladder=found,
+        active_units=diagnosis.active_units,
+    )
+
+
+@pytest.fixture(scope="session")
+def fix() -> Retrofit:
+    """What `retrofit` would give for that VAE: a flow is kept, a larger one wins too little, one copies."""
+    found, pictures = ladder(), digit_pictures()
+    rows = []
+    for rung, samples, holes, failed in zip(
+        found.candidates,
+        (61.2, 60.4, 38.8, 34.9, 34.6),
+        (0.97, 0.96, 0.09, 0.03, 0.03),
+        ((), (), ("bridges",), (), ()),
+        strict=True,
+    ):
+        price = (rung.seconds, rung.n_parameters, 0.4 + 1e-6 * rung.n_parameters)
+        rows.append(RungRow(rung.name, rung.gap, estimate(samples, 0.6), holes, *price, failed, rung.name == "realnvp"))
+    return Retrofit(
+        setting=RetrofitSetting(
+            model="ConvVAE",
+            understood=["encode(x) -> (mean, logvar), each (256, 16)"],
+            likelihood="normal",
+            data_shape=(8, 8),
+            latent_shape=(16,),
+            n_fit=180_000,
+            n_selection=800,
+            n_test=20_000,
+            separate=True,
+            goal="likelihood",
+            seconds=241.0,
+            device="cpu",
+            random_state=0,
+            n_scored=500,
+            k=1024,
+        ),
+        prior=found["realnvp"].prior,
+        model=None,
+        gain=estimate(38.0, 0.3),
+        log_px_gain=estimate(37.6, 0.9),
+        rows=sorted(rows, key=lambda row: -row.gap.value),
+        ladder=found,
+        holes=(0.97, 0.03),
+        samples=(estimate(61.2, 0.6), estimate(34.9, 0.6), estimate(31.0, 0.5)),
+        kl=estimate(238.0, 0.9),
+        guards={
+            "memorisation": (True, {"ratio": 0.98, "copied": 0.012}),
+            "bridges": (True, {"share": 0.021, "threshold": 2.1}),
+            "inverse_error": (False, {"codes": 3e-5, "codes_max": 1e-4, "samples": 4e-5, "samples_max": 0.02}),
+        },
+        sha256=("9f2c1e77ab0412345678", "9f2c1e77ab0412345678"),
+        pictures={
+            "null_samples": pictures.null_samples,
+            "new_samples": pictures.best_samples,
+            "reconstructions": pictures.reconstructions,
+            "originals": pictures.originals,
+            "map_codes": pictures.map_codes,
+            "map_null": pictures.map_null,
+            "map_new": pictures.map_best,
+            "map_labels": pictures.map_labels,
+            "hole_codes": pictures.hole_codes,
+            "hole_null": pictures.hole_null,
+            "hole_new": pictures.hole_best,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def unchanged(fix: Retrofit) -> Retrofit:
+    """A retrofit in which the model's own prior is kept, without test data or decoder."""
+    rows = [replace(row, gap=estimate(0.0, 0.02), kept=row.name == "nothing", samples=None) for row in fix.rows]
+    flat = replace(fix.ladder, rungs=[replace(rung, per_row=0 * rung.per_row) for rung in fix.ladder.rungs])
+    rows = [replace(row, failed=()) for row in rows]
+    setting = replace(fix.setting, separate=False, likelihood="", n_test=400)
+    return replace(
+        fix,
+        setting=setting,
+        rows=rows,
+        ladder=flat,
+        gain=Estimate(0.0, 0.0, (0.0, 0.0)),
+        log_px_gain=None,
+        samples=None,
+        holes=(0.01, 0.01),
+        guards={},
+        pictures={},
+    )

@@ -34,10 +34,10 @@ def test_ticks_lie_inside_and_are_even(low, span):
 
 def marks(values: list[float], errors: list[float]) -> list[figures.Mark]:
     known = [
-        figures.Mark(f"m{i}", "jointly", Estimate.from_error(v, e), 3.0, i == 0)
+        figures.Mark(f"m{i}", "jointly", Estimate.from_error(v, e), "3.0", i == 0)
         for i, (v, e) in enumerate(zip(values, errors, strict=True))
     ]
-    return [*known, figures.Mark("standard", "jointly", None, 2.0)]
+    return [*known, figures.Mark("standard", "jointly", None, "2.0")]
 
 
 @pytest.mark.parametrize("width", [880, 350])
@@ -70,7 +70,7 @@ def test_any_budget_draws_a_valid_figure(pairs):
 def test_labels_are_escaped():
     evil = '<script>"'
     drawn = [
-        figures.gains([figures.Mark(evil, evil, Estimate.from_error(1.0, 0.1), 1.0)], evil, evil),
+        figures.gains([figures.Mark(evil, evil, Estimate.from_error(1.0, 0.1), evil)], evil, evil),
         figures.budget([(evil, evil, Estimate.from_error(1.0, 0.1), "bar")], evil),
         figures.curves([(evil, np.arange(5.0), np.arange(5.0), "mute")], evil, evil, 880),
         figures.histogram([(evil, np.arange(9.0), "mute")], 3.0, evil, evil),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -11,51 +12,50 @@ from typing import Annotated, Any
 
 import typer
 
+from latentfit.cli.marks import read_marks, split_marks
 from latentfit.cli.options import (
     AsJson,
-    BatchSize,
     Config,
     Data,
     DataDir,
-    Device,
+    Labels,
     Lang,
-    LatentDim,
-    LearningRate,
-    Likelihood,
-    MaxSteps,
-    Network,
     Open,
     Run,
     Seed,
+    Training,
     browse,
-    check_lang,
-    check_run,
+    grouped,
+    one_of,
 )
 from latentfit.cli.program import INTERRUPTED, Session, app
-from latentfit.errors import InputError, LatentfitWarning
+from latentfit.errors import LatentfitWarning
 
 
 @app.command()
+@grouped
 def compare(
     context: typer.Context,
+    training: Training,
     data: Data = "digits",
     methods: Annotated[str, typer.Option(help="auto, all, or names: mixture,realnvp")] = "auto",
     n_seeds: Annotated[int, typer.Option(min=1, help="trainings of each method")] = 3,
-    goal: Annotated[str, typer.Option(help="likelihood, samples or embedding: what decides")] = "likelihood",
+    goal: Annotated[
+        str,
+        typer.Option(
+            help="likelihood, samples or embedding: what decides",
+            callback=one_of("likelihood", "samples", "embedding"),
+        ),
+    ] = "likelihood",
     max_minutes: Annotated[float | None, typer.Option(help="for the whole command; turned into steps once")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="at most 10,000 rows and a third of the steps")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one a core, at most 8")] = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; runs/DATA by default")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming")] = False,
-    backend: Annotated[str, typer.Option(help="serial, loky, dask or ray")] = "loky",
-    likelihood: Likelihood = None,
-    latent_dim: LatentDim = None,
-    network: Network = None,
-    max_steps: MaxSteps = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    device: Device = "cpu",
-    labels: Annotated[str | None, typer.Option(help="FILE.npy, a column, or obs:COLUMN: scores the embedding")] = None,
+    backend: Annotated[
+        str, typer.Option(help="serial, loky, dask or ray", callback=one_of("serial", "loky", "dask", "ray"))
+    ] = "loky",
+    labels: Labels = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     lang: Lang = "en",
@@ -65,17 +65,13 @@ def compare(
 ) -> None:
     """Compare what the prior costs and what each remedy wins back; the same command resumes."""
     session: Session = context.obj
-    check_lang(lang)
     from latentfit.comparison.plan import folder_name
     from latentfit.comparison.run import compare as run
-    from latentfit.data.readers import load_array
     from latentfit.data.sources import load
     from latentfit.report.terminal import Terminal
 
-    own_file = labels is not None and labels.endswith(".npy")
-    if own_file and not Path(str(labels)).is_file():
-        raise InputError(f"--labels {labels} does not exist.")
-    source = load(data, data_dir, labels_key=None if own_file else labels)
+    file, column = split_marks(labels)
+    source = load(data, data_dir, labels_key=column)
     folder = out if out is not None else Path("runs") / folder_name(data)
     terminal = Terminal(
         sys.stderr if as_json else sys.stdout,
@@ -91,7 +87,7 @@ def compare(
         found = run(
             source,
             out=folder,
-            labels=load_array(Path(str(labels))) if own_file else None,
+            labels=None if file is None else read_marks("--labels", file, len(source)),
             backend=backend,
             workers=workers,
             fresh=fresh,
@@ -101,16 +97,10 @@ def compare(
             methods=methods,
             n_seeds=n_seeds,
             goal=goal,
-            likelihood=likelihood,
-            latent_dim=latent_dim,
-            network=network,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
             max_minutes=max_minutes,
             quick=quick,
             random_state=seed,
-            device=device,
+            **dataclasses.asdict(training),
         )
         terminal.done(found)
     except KeyboardInterrupt:
@@ -133,11 +123,9 @@ def report(
     show: Open = False,
 ) -> None:
     """Write a run's report anew, from its stored numbers; nothing is computed."""
-    check_lang(lang)
     from latentfit.comparison.result import Comparison
     from latentfit.report.outputs import write_report
 
-    check_run(run)
     comparison = Comparison.read(run)
     path = comparison.report(output, lang=lang, title=title) if output else write_report(comparison, run, lang, title)
     print(path.as_posix())
@@ -147,7 +135,6 @@ def report(
 
 def _screen(stream: Any) -> dict[str, Any]:
     live = bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
-    return {
-        "live": live,
-        "width": min(100, max(40, shutil.get_terminal_size((80, 24)).columns)) if live else 80,
-    }
+    asked_for = live or os.environ.get("COLUMNS", "").isdigit()
+    columns = shutil.get_terminal_size((80, 24)).columns if asked_for else 80
+    return {"live": live, "width": min(100, max(40, columns))}

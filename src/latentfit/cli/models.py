@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,20 +14,16 @@ import typer
 
 from latentfit.cli.options import (
     AsJson,
-    BatchSize,
     Config,
     Data,
     DataDir,
-    Device,
-    LatentDim,
-    LearningRate,
-    Likelihood,
-    MaxSteps,
-    Network,
+    NoData,
     Output,
     Run,
     Seed,
-    check_run,
+    TrainData,
+    Training,
+    grouped,
 )
 from latentfit.cli.program import app
 from latentfit.errors import InputError
@@ -35,52 +32,39 @@ if TYPE_CHECKING:
     import numpy as np
 
     from latentfit.data.batch import Batch
+    from latentfit.data.sources import Source
     from latentfit.data.units import Units
 
 
 @app.command()
+@grouped
 def train(
-    context: typer.Context,
     data: Data,
+    training: Training,
     out: Annotated[Path, typer.Option(help="the model's folder", show_default=False)],
     method: Annotated[str, typer.Option(help="a name of `latentfit methods`")] = "standard",
-    likelihood: Likelihood = None,
-    latent_dim: LatentDim = None,
-    network: Network = None,
-    max_steps: MaxSteps = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    device: Device = "cpu",
+    labels: NoData = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the model in the folder")] = False,
     data_dir: DataDir = None,
     seed: Seed = 0,
     config: Config = None,
 ) -> None:
     """Train one VAE by a named method and save it."""
+    check_folder(out, fresh)
     from latentfit import methods
     from latentfit.data.sources import load
     from latentfit.estimator import VAE, save
     from latentfit.saving import check_writable
 
     methods.get(method)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out.as_posix()} is a file; --out needs a folder's name.")
-    if out.is_dir() and any(out.iterdir()) and not fresh:
-        raise InputError(f"{out.as_posix()} exists and is not empty. Use --fresh to replace a model, or another --out.")
     check_writable(out, overwrite=fresh)
-    source = load(data, data_dir)
+    source = load(data, data_dir, labels_key=labels)
     print(f"Data        {source.origin}")
     vae = VAE(
-        latent_dim=latent_dim or "auto",
         method=method,
-        likelihood=likelihood,
-        network=network,
-        max_steps=max_steps,
-        batch_size=batch_size or 128,
-        learning_rate=learning_rate,
-        device=device,
         random_state=seed,
         verbose=True,
+        **{key: value for key, value in dataclasses.asdict(training).items() if value is not None},
     ).fit(source.x)
     save(vae, out, overwrite=fresh)
     print(f"Model       {out.as_posix()}/")
@@ -99,7 +83,7 @@ def sample(
     check_output(output)
     import torch
 
-    model, folder = _load(run)
+    model, folder = load_model(run)
     if not hasattr(model, "sample"):
         raise InputError(f"{run.as_posix()} holds a {type(model).__name__}, which draws no rows.")
     if hasattr(model, "module_"):
@@ -117,13 +101,14 @@ def sample(
 
 
 @app.command()
-def encode(run: Run, data: Data, output: Output, data_dir: DataDir = None) -> None:
+def encode(run: Run, data: Data, output: Output, labels: NoData = None, data_dir: DataDir = None) -> None:
     """Write the codes of rows: mean and std of q(z given x) to .npz, the means alone to .npy and .csv."""
     check_output(output)
+    from latentfit.data.sources import load
     from latentfit.evaluation.codes import encode_rows
 
-    model, folder = _load(run)
-    module, rows, *_ = _rows(model, folder, data, data_dir)
+    model, folder = load_model(run)
+    module, rows, *_ = comparison_rows(model, folder, load(data, data_dir, labels_key=labels))
     codes = encode_rows(module, rows)
     write(output, {"mean": codes.mean.numpy(), "std": codes.std.numpy()})
 
@@ -133,19 +118,24 @@ def evaluate(
     run: Run,
     data: Data,
     n_importance_samples: Annotated[int, typer.Option(min=1, help="draws per row for log p(x)")] = 1000,
+    train_data: TrainData = None,
+    labels: NoData = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score rows: log p(x), ELBO, KL and active units, in nats per row."""
+    from latentfit.data.sources import load
     from latentfit.evaluation.codes import encode_rows
     from latentfit.evaluation.collapse import active_units
     from latentfit.evaluation.estimate import Estimate
     from latentfit.evaluation.likelihood import log_likelihood
     from latentfit.evaluation.terms import elbo_terms
 
-    model, folder = _load(run)
-    module, rows, train, own = _rows(model, folder, data, data_dir, held_out=True)
+    model, folder = load_model(run)
+    module, rows, train, own = comparison_rows(model, folder, load(data, data_dir, labels_key=labels), held_out=True)
+    if train_data is not None:
+        train = comparison_rows(model, folder, load(train_data, data_dir, labels_key=labels))[1]
     scored = log_likelihood(module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed)
     terms = elbo_terms(module, rows, random_state=seed)
     units = active_units(encode_rows(module, rows))
@@ -167,19 +157,20 @@ def evaluate(
     print(f"  {'unreliable':<14}{scored.unreliable:.1%} of the rows (Pareto-k above 0.7)")
 
 
-def _load(run: Path) -> tuple[Any, Path]:
+def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:
     """The model of a folder, and where it lies: the folder itself, or its best/."""
     from latentfit.estimator import load
+    from latentfit.training import Recipe
 
-    check_run(run)
     folder = run / "best" if (run / "best" / "config.json").is_file() else run
     if folder == run and (run / "plan.json").is_file():
         raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
-    return load(folder), folder
+    where = Recipe(device=device or "cpu").torch_device()
+    return load(folder, map_location=where), folder
 
 
-def _rows(
-    model: Any, folder: Path, data: str, data_dir: Path | None, *, held_out: bool = False
+def comparison_rows(
+    model: Any, folder: Path, source: Source, *, held_out: bool = False
 ) -> tuple[Any, Batch, Batch | None, bool]:
     """A saved model's module, rows as it takes them, training rows if stored, whether the data are its own.
 
@@ -192,11 +183,8 @@ def _rows(
     from latentfit.comparison.jobs import load_data
     from latentfit.comparison.plan import fingerprint
     from latentfit.data.batch import Batch
-    from latentfit.data.sources import load
 
-    if not hasattr(model, "encode") and not hasattr(model, "module_"):
-        raise InputError(f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows.")
-    source = load(data, data_dir)
+    check_vae(model, folder)
     x = source.x
     if hasattr(model, "module_"):
         return model.module_, Batch(model._rows(x)), None, False
@@ -214,10 +202,56 @@ def _rows(
     try:
         units.check(x, source.columns)
     except InputError as error:
-        raise InputError(f"{data}: {error}") from None
+        raise InputError(f"{source.origin.split(',')[0]}: {error}") from None
     scored = units.to_model(x)
     model.likelihood.check(scored if model.preprocess is None else model.preprocess(scored))
     return model, Batch(scored), train, False
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnRows:
+    """The rows that a comparison keeps, as its models take them.
+
+    Attributes:
+        train, test: rows that its models were trained on, and those it opened once.
+        picked: the test rows' numbers among the data's `n_rows`.
+        labels, groups: of all rows, or None.
+    """
+
+    train: Batch
+    test: Batch
+    picked: np.ndarray
+    n_rows: int
+    labels: np.ndarray | None
+    groups: np.ndarray | None
+
+
+def own_rows(model: Any, folder: Path) -> OwnRows:
+    """The rows of the comparison that a model belongs to.
+
+    Raises:
+        InputError: a model saved alone keeps no rows; or it is no VAE.
+    """
+    from latentfit.comparison.jobs import load_data
+
+    check_vae(model, folder)
+    if _units(folder) is None:
+        raise InputError(f"{folder.as_posix()} holds a model saved alone, which keeps no rows: give --data DATA.")
+    prepared, rows, marks = load_data(str(folder.parent))
+    labels, groups = (marks[name].numpy() if name in marks else None for name in ("labels", "groups"))
+    return OwnRows(
+        prepared.scoring_batch(rows["train"]),
+        prepared.scoring_batch(rows["test"]),
+        rows["test"].numpy(),
+        len(prepared.x),
+        labels,
+        groups,
+    )
+
+
+def check_vae(model: Any, folder: Path) -> None:
+    if not hasattr(model, "encode") and not hasattr(model, "module_"):
+        raise InputError(f"{folder.as_posix()} holds a {type(model).__name__}, not a VAE, so it encodes no rows.")
 
 
 def _units(folder: Path) -> Units | None:
@@ -248,6 +282,14 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savetxt(buffer, table, delimiter=",", fmt="%.9g", header=header, comments="")
     write_atomic(path, buffer.getvalue())
     print(f"{path.as_posix()}  {' x '.join(map(str, first.shape))}")
+
+
+def check_folder(out: Path, fresh: bool) -> None:
+    """Refuse at once what could not be written when all is done."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out.as_posix()} is a file; --out needs a folder's name.")
+    if out.is_dir() and any(out.iterdir()) and not fresh:
+        raise InputError(f"{out.as_posix()} exists and is not empty. Use --fresh to replace a model, or another --out.")
 
 
 def check_output(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,20 @@ from typer.core import TyperGroup
 from latentfit.errors import LatentfitError, LatentfitWarning
 
 INTERRUPTED = 130
+
+#: Python's arguments in messages -> what they are here
+TYPED = {
+    "labels_key": "--labels",
+    "groups_key": "--groups",
+    "X_train": "--train-data",
+    "max_steps": "--max-steps",
+    "likelihood": "--likelihood",
+    "kl_weight": "--kl-weight",
+    "reconstruction": "--reconstruction",
+    "spread": "--spread",
+    "output": "--output-kind",
+    "device": "--device",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class _Program(TyperGroup):
             except Exception as error:
                 code = _explain(error)
             except KeyboardInterrupt:
-                code = INTERRUPTED
+                code = _interrupted()
         code = code if isinstance(code, int) else 0
         if standalone_mode:
             sys.exit(code)
@@ -105,7 +120,7 @@ def _plain_warnings() -> None:
     told: set[str] = set()
 
     def show(message: Any, category: Any, *_: Any, **__: Any) -> None:
-        text = " ".join(str(message).split())
+        text = typed_words(" ".join(str(message).split()))
         if text not in told:
             told.add(text)
             print(f"Note: {text}", file=sys.stderr)
@@ -116,6 +131,31 @@ def _plain_warnings() -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
     warnings.simplefilter("always", LatentfitWarning)
     warnings.showwarning = show
+
+
+def note(text: str) -> None:
+    """A line for people, beside the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def typed_words(text: str) -> str:
+    """A message with the options' names in place of Python's arguments.
+
+    >>> typed_words("use it as labels: labels_key='b', or give X_train= too (or spread=...)")
+    'use it as labels: --labels b, or give --train-data too (or --spread ...)'
+    """
+
+    def typed(found: re.Match[str]) -> str:
+        value = found["value"].strip("'\"")
+        return f"{TYPED[found['name']]} {value}" if value else TYPED[found["name"]]
+
+    names = "|".join(TYPED)
+    return re.sub(rf"\b(?P<name>{names})=(?P<value>'[^']*'|\"[^\"]*\"|\.\.\.|)", typed, text)
+
+
+def _interrupted() -> int:
+    note("Interrupted: nothing is half-written; the same command starts again.")
+    return INTERRUPTED
 
 
 def _debugging() -> bool:
@@ -129,10 +169,10 @@ def _explain(error: Exception) -> int:
 
         traceback.print_exc()
     text, code = " ".join(str(error).split()), 2
-    if isinstance(error, typer.Abort):
-        return INTERRUPTED
+    if isinstance(error, typer.Abort):  # what typer makes of Ctrl-C
+        return _interrupted()
     if isinstance(error, LatentfitError):
-        pass
+        text = typed_words(text)
     elif hasattr(error, "format_message"):  # typer's usage errors
         where = getattr(getattr(error, "ctx", None), "command_path", "latentfit")
         text = f"{' '.join(error.format_message().split()).rstrip('.')}. Help: {where} --help"

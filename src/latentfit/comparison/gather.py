@@ -19,7 +19,8 @@ from latentfit.comparison.plan import Plan
 from latentfit.comparison.rank import Candidate, Ranking, rank
 from latentfit.comparison.result import Comparison, Recommendation, Row, Setting
 from latentfit.errors import InputError
-from latentfit.evaluation.samples import knn_accuracy, sample_quality
+from latentfit.evaluation.embedding import knn_accuracy
+from latentfit.evaluation.samples import sample_quality
 
 #: training rows whose codes are the neighbours of the embedding's score
 MAX_NEIGHBOURS = 10_000

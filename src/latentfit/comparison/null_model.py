@@ -12,17 +12,16 @@ from latentfit.comparison.found import Found
 from latentfit.comparison.paired import paired_gain
 from latentfit.comparison.plan import Plan
 from latentfit.diagnosis.findings import Finding
-from latentfit.diagnosis.latents import collapse_finding, prior_finding
+from latentfit.diagnosis.verdicts import collapse_finding, holes_finding, inference_finding, prior_finding
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.model import Prior, VAEModule
 from latentfit.priors import create
 from latentfit.registry import registry
+from latentfit.training import SETTLED, late_slope
 
 #: rows on which the density that judges holes is fitted
 MAX_JUDGE = 5_000
-#: validations before the last fifth of a run that it takes to speak of convergence
-MIN_VALIDATIONS = 8
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,9 @@ def diagnose(found: Found, recommended: str | None = None) -> NullModel:
         _training(found),
         _decoder(found),
         collapse_finding(found.mean("standard", "active_units"), found.plan.settings["model"]["latent_dim"]),
-        Finding(
-            "LF-INFERENCE-01",
-            "ok" if inference.value < max(1.0, 0.1 * kl) else "know",
-            {"gap": inference, "k": found.plan.settings["n_importance_samples"]},
-        ),
+        inference_finding(inference, kl, found.plan.settings["n_importance_samples"]),
         prior_finding(gap, share),
-        Finding("LF-HOLES-01", "ok" if float(holes.share) < 0.05 else "improve", {"share": float(holes.share)}),
+        holes_finding(float(holes.share)),
     ]
     return NullModel(findings, gap, inference, share, holes)
 
@@ -99,20 +94,11 @@ def holes_of(found: Found, key: str, recommended: str | None = None) -> Holes:
     return prior_holes(judge, vae.prior, codes, random_state=found.seed)
 
 
-def late_slope(history: list[dict[str, float]], max_steps: int) -> float | None:
-    """Nats that the validation still won in the last fifth of the run; None where it was validated too rarely."""
-    points = [(h["step"], h["validation"]) for h in history if h.get("validation") is not None]
-    earlier = [value for step, value in points if step <= 0.8 * max_steps]
-    if len(earlier) < MIN_VALIDATIONS:
-        return None
-    return max(0.0, min(earlier) - min(value for _, value in points))
-
-
 def _training(found: Found) -> Finding:
     first = found.facts["standard"][0]
     warmup = methods.get("standard").kl_weight(found.plan.max_steps).settled_at
     slope = late_slope(first["history"], found.plan.max_steps)
-    if first["stopped"] == "early" or (slope is not None and slope < 0.5):
+    if first["stopped"] == "early" or (slope is not None and slope < SETTLED):
         return Finding("LF-TRAIN-01", "ok", {"step": warmup})
     if slope is None:
         return Finding("LF-TRAIN-01", "know", {"steps": found.plan.max_steps, "variant": "short"})

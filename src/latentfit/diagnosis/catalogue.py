@@ -1,18 +1,22 @@
 """Every sentence Latentfit shows, by key and language: findings, verdicts, terminal, report.
 
 `say(key, lang, **parameters)` fills a sentence; `keys(prefix)` lists what there is; `parameters(key)` what a
-sentence needs. The sentences are in `sentences_en.py` and `sentences_vi.py`, one entry per key, with
-identical placeholders. Groups of keys:
+sentence needs. The sentences are in `sentences_en.py`, `sentences_report_en.py` and their sisters, one entry per key,
+with identical placeholders. Groups of keys:
 
-    unit.*  word.*  status.*  method.*      words: say("method.mixture") -> "a mixture of Gaussians"
-    finding.CODE.name | .STATUS | .remedy   one finding; `finding_sentence(finding)` picks the sentence
+    unit.*  word.*  label.*  status.*  method.*     words: say("method.mixture") -> "a mixture of Gaussians"
+    finding.CODE.name | .STATUS | .remedy | .price | .change     of one finding: `finding_sentence(finding)`, ...
+    headline.CODE                           the head of a diagnosis whose first finding this is
     verdict.*                               the recommendation; `latentfit.report.verdict_lines` composes it
+    diagnosis.*  retrofit.*  guard.*        a diagnosis and a retrofit as text
     terminal.*  column.*                    the command line
+    clause.*                                what other folders write in English; `clause(text, lang)` translates it
     report.*  glossary.*                    the HTML report
 
 The parameters, the same word everywhere:
 
     unit, units          "image", "images": say("unit.image", lang), say("unit.images", lang)
+    p                    the model's own prior: "N(0, I)"
     gain, best_gain      Estimate, nats per row; `{gain:+}` prints it with its sign
     gap                  Estimate, nats per row; always stands behind "at least"
     share                a float in [0, 1]; printed as a per cent
@@ -23,33 +27,26 @@ The parameters, the same word everywhere:
     duration, left       text, "2 min 20 s"
     command              text, a command line to type
 
-Parameters of the findings (`Finding.parameters`; all may carry more, which is ignored):
-
-    LF-TRAIN-01            ok: step | know: kl_weight | improve, fix: slope (nats per row), steps
-    LF-DECODER-01          ok, know: likelihood | ok.scale: likelihood, scale | improve, fix: scale, kl_weight
-                           (the effective beta)
-    LF-COLLAPSE-01         ok, know, small, improve, fix: active, total
-    LF-INFERENCE-01        ok, know, small, improve, fix: gap, k, unit
-    LF-PRIOR-01            ok, know, small, improve, fix: gap, share, unit
-    LF-PRIOR-02            ok, know, small: gap, unit
-    LF-HOLES-01            ok, know, small, improve, fix: share
-    LF-LATENTS-SATURATED   know: kl, log_n
-
-A parameter `variant` picks the sentence `finding.CODE.STATUS.VARIANT` where it exists.
+`Finding.parameters` are made in `verdicts.py`; more than a sentence needs is ignored. A parameter `variant` picks
+`finding.CODE.STATUS.VARIANT` (and `.remedy.VARIANT`, `.price.VARIANT`) where it exists.
 """
 
 from __future__ import annotations
 
+import re
 import string
+from functools import lru_cache
 from typing import Any
 
 from latentfit.diagnosis.findings import Finding
 from latentfit.diagnosis.sentences_en import SENTENCES as ENGLISH
+from latentfit.diagnosis.sentences_report_en import SENTENCES as ENGLISH_REPORT
+from latentfit.diagnosis.sentences_report_vi import SENTENCES as VIETNAMESE_REPORT
 from latentfit.diagnosis.sentences_vi import SENTENCES as VIETNAMESE
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
 
-LANGUAGES: dict[str, dict[str, str]] = {"en": ENGLISH, "vi": VIETNAMESE}
+LANGUAGES: dict[str, dict[str, str]] = {"en": {**ENGLISH, **ENGLISH_REPORT}, "vi": {**VIETNAMESE, **VIETNAMESE_REPORT}}
 
 # what a console without utf-8 can show; Vietnamese letters have no fair ASCII form and are left alone
 _ASCII = str.maketrans({"±": "+-", "→": "->", "×": "x", "−": "-", "·": "|", "“": '"', "”": '"', "’": "'", "…": "..."})
@@ -102,7 +99,7 @@ def keys(prefix: str = "") -> list[str]:
     >>> keys("finding.LF-HOLES-01")[0]
     'finding.LF-HOLES-01.name'
     """
-    return [key for key in ENGLISH if key.startswith(prefix)]
+    return [key for key in LANGUAGES["en"] if key.startswith(prefix)]
 
 
 def parameters(key: str, lang: str = "en") -> set[str]:
@@ -115,30 +112,83 @@ def parameters(key: str, lang: str = "en") -> set[str]:
     return {name for _, name, _, _ in parsed if name}
 
 
+def counted(word: str, n: int, lang: str = "en") -> str:
+    """A number of things.
+
+    >>> counted("method", 1), counted("method", 4)
+    ('1 method', '4 methods')
+    """
+    return say(f"word.{word}" if n == 1 else f"word.{word}s", lang, n=n)
+
+
 def finding_name(finding: Finding, lang: str = "en") -> str:
     """The short name of what was looked at: "training", "prior"."""
     return say(f"finding.{finding.code}.name", lang)
 
 
-def finding_sentence(finding: Finding, lang: str = "en") -> str:
+def finding_status(finding: Finding, lang: str = "en", **words: str) -> str:
+    """How grave it is, in a word: "ok", "KNOW THIS", "improve"."""
+    own = f"finding.{finding.code}.{finding.status}.status"
+    return say(own, lang, **_filled(finding, lang, words)) if own in ENGLISH else say(f"status.{finding.status}", lang)
+
+
+def finding_sentence(finding: Finding, lang: str = "en", **words: str) -> str:
     """The sentence of a finding, for its status and, where there is one, its variant.
 
     >>> finding_sentence(Finding("LF-COLLAPSE-01", "ok", {"active": 11, "total": 16}))
     '11 of 16 units active'
 
+    Args:
+        finding: with the numbers the sentence needs.
+        lang: "en" or "vi".
+        words: `unit`, a row's name, and `p`, the name of the model's prior; "row" and "N(0, I)" by default.
+
     Raises:
         InputError: no sentence for this code and status, or a parameter is missing.
     """
     key = f"finding.{finding.code}.{finding.status}"
-    variant = f"{key}.{finding.parameters.get('variant', '')}"
-    values = {"unit": say("unit.row", lang), **finding.parameters}
-    return say(variant if variant in ENGLISH else key, lang, **values)
+    return say(_variant(key, finding) or key, lang, **_filled(finding, lang, words))
 
 
-def finding_remedy(finding: Finding, lang: str = "en") -> str:
+def finding_remedy(finding: Finding, lang: str = "en", **words: str) -> str:
     """What to do about a finding: one sentence, empty where there is nothing to do."""
-    key = f"finding.{finding.code}.remedy"
-    return say(key, lang) if finding.status != "ok" and key in ENGLISH else ""
+    return "" if finding.status == "ok" else _about(finding, "remedy", lang, words)
+
+
+def finding_price(finding: Finding, lang: str = "en", **words: str) -> str:
+    """What the remedy costs, empty where there is nothing to do."""
+    return "" if finding.status == "ok" else _about(finding, "price", lang, words)
+
+
+def finding_change(finding: Finding, lang: str = "en", **words: str) -> str:
+    """What would change the verdict."""
+    return _about(finding, "change", lang, words)
+
+
+def headline(finding: Finding, lang: str = "en", **words: Any) -> str:
+    """The head of a diagnosis in which this is to be mended first."""
+    key = f"headline.{finding.code}"
+    return say(_variant(key, finding) or key, lang, **_filled(finding, lang, words))
+
+
+def clause(text: str, lang: str = "en") -> str:
+    """What another folder writes in English (the origin of data, the reason for a likelihood), in a language.
+
+    A text of several clauses is translated clause by clause; names and what is not in the catalogue stay.
+
+    >>> clause("digits, 1,797 images 8x8, integers 0..16, from scikit-learn", "vi")
+    'digits, 1,797 ảnh 8x8, số nguyên 0..16, từ scikit-learn'
+    """
+    if lang == "en":
+        return text
+    for key, pattern in _clauses():
+        found = pattern.fullmatch(text)
+        if found:
+            return say(key, lang, **found.groupdict())
+    for mark in ("; ", ", "):
+        if mark in text:
+            return mark.join(clause(part, lang) for part in text.split(mark))
+    return text
 
 
 def plain(text: str) -> str:
@@ -154,3 +204,33 @@ def _sentences(lang: str) -> dict[str, str]:
     if lang not in LANGUAGES:
         raise InputError(f"Unknown language {lang!r}; Latentfit speaks: {', '.join(LANGUAGES)}.")
     return LANGUAGES[lang]
+
+
+def _variant(key: str, finding: Finding) -> str:
+    """The key of the finding's variant where there is such a sentence, else nothing."""
+    longer = f"{key}.{finding.parameters.get('variant', '')}"
+    return longer if longer in ENGLISH else ""
+
+
+def _about(finding: Finding, what: str, lang: str, words: dict[str, str]) -> str:
+    key = f"finding.{finding.code}.{what}"
+    key = _variant(key, finding) or key
+    return say(key, lang, **_filled(finding, lang, words)) if key in ENGLISH else ""
+
+
+def _filled(finding: Finding, lang: str, words: dict[str, Any]) -> dict[str, Any]:
+    own = {key: clause(value, lang) if key == "warmup" else value for key, value in finding.parameters.items()}
+    return {"unit": say("unit.row", lang), "p": "N(0, I)", **words, **own}
+
+
+@lru_cache(maxsize=1)
+def _clauses() -> list[tuple[str, re.Pattern[str]]]:
+    """The English clauses as patterns: a placeholder stands for a word, or, at the end, for the rest."""
+    found = []
+    for key in keys("clause."):
+        parts = [
+            re.escape(text) + ("" if name is None else f"(?P<{name}>.+)" if name == "columns" else rf"(?P<{name}>\S+)")
+            for text, name, _, _ in _FORMATTER.parse(ENGLISH[key])
+        ]
+        found.append((key, re.compile("".join(parts))))
+    return found

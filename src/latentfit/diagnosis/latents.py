@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence
-from latentfit.diagnosis.findings import Finding, Status
+from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.measures import DEPTHS, Depth
+from latentfit.diagnosis.verdicts import collapse_finding, prior_finding
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import PlugIn, plug_in_mismatch
-from latentfit.evaluation.ladder import RUNGS, WORTHWHILE, Ladder, climb, cross_fit, split_rows
+from latentfit.evaluation.ladder import Ladder, climb, cross_fit, split_rows
 from latentfit.evaluation.rows import to_numpy
 from latentfit.priors import create
 
-Depth = Literal["full", "quick"]
-
-#: gaussian and mixture take seconds; the flow about a minute
-DEPTHS: dict[str, tuple[str, ...]] = {"quick": ("learned_gaussian", "mixture"), "full": RUNGS}
+#: draws that judge a rung, at most, where there are more rows than one draw each needs
+MOST_DRAWS = 120_000
 #: rows of the exact mixture behind the plug-in number, which is quadratic in them
 PLUG_IN_ROWS = 5_000
 
@@ -142,8 +142,12 @@ def diagnose_latents(
     codes = Codes.of(mean, **spread, groups=groups, what="diagnose_latents")
     shape = codes.event_shape
     p = create("standard", latent_dim=shape[0] if len(shape) == 1 else tuple(shape)).to(codes.mean)
+    # what counts is rows: further draws of each only help where these are few
+    n_draws = max(1, min(4, MOST_DRAWS // len(codes)))
     if train is None:
-        ladder = cross_fit(codes, p, rungs=DEPTHS[depth], random_state=random_state, max_steps=max_steps)
+        ladder = cross_fit(
+            codes, p, rungs=DEPTHS[depth], n_draws=n_draws, random_state=random_state, max_steps=max_steps
+        )
     else:
         fitted = _training_codes(train, spread, codes)
         held_out, kept = split_rows(len(fitted), None, 0.1, random_state)
@@ -153,12 +157,13 @@ def diagnose_latents(
             codes,
             p,
             rungs=DEPTHS[depth],
+            n_draws=n_draws,
             random_state=random_state,
             max_steps=max_steps,
         )
     kl = Estimate.of(to_numpy(codes.kl_to_standard_normal()), groups=codes.groups)
     units = active_units(codes)
-    plug_in = plug_in_mismatch(codes[slice(0, PLUG_IN_ROWS)], p, random_state=random_state)
+    plug_in = plug_in_mismatch(codes[:: max(1, len(codes) // PLUG_IN_ROWS)], p, random_state=random_state)
     return LatentDiagnosis(
         prior_gap=ladder.prior_gap,
         kl=kl,
@@ -183,20 +188,6 @@ def _training_codes(train: tuple[Any, Any], spread: dict[str, Any], codes: Codes
             f"mean {tuple(codes.event_shape)}; they must agree."
         )
     return Codes(fitted.mean.to(codes.mean), fitted.std.to(codes.mean))
-
-
-def collapse_finding(active: float, total: int) -> Finding:
-    """How many units carry something."""
-    return Finding("LF-COLLAPSE-01", "ok" if 2 * active > total else "know", {"active": active, "total": total})
-
-
-def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
-    """The prior gap, as a finding: a gap below a tenth of a nat is not worth a larger model, however significant."""
-    parameters = {"gap": gap, "share": share, **facts}
-    if gap.interval[0] <= 0 or gap.value <= WORTHWHILE:
-        return Finding("LF-PRIOR-02", "ok", parameters)
-    grave: Status = "improve" if gap.value > 5 * WORTHWHILE or share > 0.03 else "small"
-    return Finding("LF-PRIOR-01", grave, parameters)
 
 
 def _findings(ladder: Ladder, kl: Estimate, units: ActiveUnits, plug_in: PlugIn) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import sys
@@ -27,7 +28,7 @@ from latentfit.evaluation.likelihood import decoder_rows, log_likelihood
 from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal
 from latentfit.evaluation.rows import blocks
 from latentfit.evaluation.terms import elbo_terms
-from latentfit.model import RANKABLE, RECIPE, VAEModule, fit
+from latentfit.model import RANKABLE, RECIPE, Prior, VAEModule, fit
 from latentfit.training import isolated_rng, show_progress
 
 if TYPE_CHECKING:
@@ -262,6 +263,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The evidence lower bound of each row at KL weight 1, seeded: (n,), nats."""
         check_is_fitted(self, "module_")
         return elbo_terms(self.module_, self._rows(X), random_state=self.seed_).elbo_per_row
+
+    def _with_prior(self, prior: Prior, rows: Tensor) -> Self:
+        """The same VAE under another prior: networks shared, the proposal fitted again on training rows."""
+        changed = copy.copy(self)
+        changed.module_ = copy.copy(self.module_)
+        changed.module_._modules = {**self.module_._modules, "prior": prior}
+        changed._proposal = _fitted_proposal(changed.module_, rows[:PROPOSAL_ROWS], PROPOSAL_STEPS, self.seed_)
+        return changed
 
     @property
     def _n_features_out(self) -> int:

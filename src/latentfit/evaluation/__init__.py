@@ -1,51 +1,102 @@
 """Numbers with standard errors."""
 
+from latentfit.evaluation.ais import AIS, ais_log_likelihood
+from latentfit.evaluation.bdmc import BDMC, bdmc
+from latentfit.evaluation.calibration import Calibration, decoder_calibration
 from latentfit.evaluation.codes import Codes, encode_rows
 from latentfit.evaluation.collapse import ActiveUnits, active_units
+from latentfit.evaluation.dimension import intrinsic_dimension
+from latentfit.evaluation.embedding import AgainstPCA, against_pca, knn_accuracy, neighbourhood_overlap, pca_baseline
+from latentfit.evaluation.escalation import Scored, escalate
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import (
     PlugIn,
     defensive_weight,
+    gap_by_group,
     plug_in_mismatch,
     prior_gap,
     prior_gap_per_row,
+)
+from latentfit.evaluation.guards import (
+    FiniteGradients,
+    InverseError,
+    Memorisation,
+    Strays,
+    bridges,
+    check_prior,
+    finite_gradients,
+    inverse_error,
+    memorisation,
+    uncovered,
 )
 from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.evaluation.ladder import Ladder, Rung, climb, cross_fit
 from latentfit.evaluation.likelihood import LogLikelihood, log_likelihood
 from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal
 from latentfit.evaluation.psis import pareto_k
-from latentfit.evaluation.samples import SampleQuality, encoder_features, knn_accuracy, sample_quality
+from latentfit.evaluation.samples import (
+    FunctionalHole,
+    SampleQuality,
+    encoder_features,
+    functional_hole,
+    sample_quality,
+)
 from latentfit.evaluation.terms import ELBOTerms, elbo_terms, inference_gap
 
 __all__ = [
+    "AIS",
+    "BDMC",
     "ActiveUnits",
+    "AgainstPCA",
+    "Calibration",
     "Codes",
     "ELBOTerms",
     "Estimate",
+    "FiniteGradients",
+    "FunctionalHole",
     "Holes",
+    "InverseError",
     "Ladder",
     "LogLikelihood",
+    "Memorisation",
     "PlugIn",
     "Proposal",
     "Rung",
     "SampleQuality",
+    "Scored",
+    "Strays",
     "active_units",
+    "against_pca",
+    "ais_log_likelihood",
+    "bdmc",
+    "bridges",
+    "check_prior",
     "climb",
     "cross_fit",
+    "decoder_calibration",
     "defensive_weight",
     "elbo_terms",
     "encode_rows",
     "encoder_features",
     "encoder_proposal",
+    "escalate",
+    "finite_gradients",
     "fit_proposal",
+    "functional_hole",
+    "gap_by_group",
     "inference_gap",
+    "intrinsic_dimension",
+    "inverse_error",
     "knn_accuracy",
     "log_likelihood",
+    "memorisation",
+    "neighbourhood_overlap",
     "pareto_k",
+    "pca_baseline",
     "plug_in_mismatch",
     "prior_gap",
     "prior_gap_per_row",
     "prior_holes",
     "sample_quality",
+    "uncovered",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from latentfit.model.vae import VAEModule
 
 #: rows encoded at once
 ENCODER_ROWS = 2_000
+#: rows in float64 at once
+FLOAT64_ROWS = 16_384
 #: draws kept per row where q(z given x) cannot be drawn again from its moments (a flow posterior)
 STORED_DRAWS = 8
 
@@ -68,6 +71,18 @@ class Codes:
             raise InputError(f"{what}: groups has shape {label.shape}, expected ({len(mean)},), one for each row.")
         return cls(mean, as_std(what, mean, **tensors), groups=label)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Codes]) -> Codes:
+        """Codes of several sets of rows, one after the other; all of one kind."""
+
+        def join(name: str, dim: int = 0) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.cat(values, dim)
+
+        mean, std = (torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "std"))
+        groups = None if parts[0].groups is None else np.concatenate([part.groups for part in parts])
+        return cls(mean, std, join("scale_tril"), join("stored", 1), join("context"), groups)
+
     def __len__(self) -> int:
         return self.mean.shape[0]
 
@@ -89,13 +104,20 @@ class Codes:
 
     def sample(self, n: int = 1, generator: Generator | None = None) -> Tensor:
         """Draws z ~ q(z given x): (n, N, *event_shape). The first draws do not depend on n."""
-        if self.stored is not None:
-            return self.stored[torch.arange(n) % len(self.stored)]
-        noise = torch.randn((n, *self.mean.shape), generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        if self.scale_tril is None:
-            return torch.addcmul(self.mean, self.std, noise)
-        offset = torch.einsum("nij,snj->sni", self.scale_tril, noise.flatten(2))
-        return self.mean + offset.view_as(noise)
+        return torch.stack(list(self.draws(n, generator)))
+
+    def draws(self, n: int, generator: Generator | None = None) -> Iterator[Tensor]:
+        """The draws of `sample` one after the other, so that only one is in memory: n times (N, *event_shape)."""
+        for number in range(n):
+            if self.stored is not None:
+                yield self.stored[number % len(self.stored)]
+                continue
+            noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+            if self.scale_tril is None:
+                yield noise.mul_(self.std).add_(self.mean)
+            else:
+                offset = torch.einsum("nij,nj->ni", self.scale_tril, noise.flatten(1))
+                yield self.mean + offset.view_as(noise)
 
     def kl_to_standard_normal(self) -> Tensor:
         r"""KL(q(z given x) || N(0, I)) of Gaussian codes per row: (N,), nats, float64.
@@ -103,7 +125,10 @@ class Codes:
         Where q is a full Gaussian its correlations count; where it is no Gaussian this is the KL of its
         moments.
         """
-        per_unit = unit_kl(self.mean, self.std).flatten(1).sum(-1)
+        parts = [
+            unit_kl(self.mean[rows], self.std[rows]).flatten(1).sum(-1) for rows in blocks(len(self), FLOAT64_ROWS)
+        ]
+        per_unit = torch.cat(parts)
         if self.scale_tril is None:
             return per_unit
         diagonal = self.scale_tril.double().diagonal(dim1=-2, dim2=-1)

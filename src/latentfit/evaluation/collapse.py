@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from latentfit.evaluation.codes import Codes, unit_kl
-from latentfit.evaluation.rows import to_numpy
+from latentfit.evaluation.codes import FLOAT64_ROWS, Codes, unit_kl
+from latentfit.evaluation.rows import blocks, to_numpy
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,16 @@ def active_units(codes: Codes, threshold: float = 0.01) -> ActiveUnits:
     >>> print(active_units(Codes(mean, torch.full((2, 2), 0.5))))
     1 of 2
     """
-    mean, std = codes.mean.flatten(1).double(), codes.std.flatten(1).double()
-    variance = mean.var(0)
+    mean, std = codes.mean.flatten(1), codes.std.flatten(1)
+    n, parts = len(mean), list(blocks(len(mean), FLOAT64_ROWS))  # float64 in blocks: N may be a million
+    centre = torch.stack([mean[rows].double().sum(0) for rows in parts]).sum(0) / n
+    variance = torch.stack([(mean[rows].double() - centre).square().sum(0) for rows in parts]).sum(0) / (n - 1)
+    spread = torch.stack([std[rows].double().square().sum(0) for rows in parts]).sum(0) / n
+    kl = torch.stack([unit_kl(mean[rows], std[rows]).sum(0) for rows in parts]).sum(0) / n
     return ActiveUnits(
         active=(variance > threshold).cpu().numpy(),
         mean_variance=to_numpy(variance),
-        kl=to_numpy(unit_kl(mean, std).mean(0)),
-        std=to_numpy((variance + std.square().mean(0)).sqrt()),
+        kl=to_numpy(kl),
+        std=to_numpy((variance + spread).sqrt()),
         threshold=threshold,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentfit.errors import CapabilityError, InputError
@@ -58,9 +59,12 @@ def log_ratios(r: Prior, p: Prior, codes: Codes, *, n_draws: int, random_state: 
         raise InputError(f"n_draws must be at least 1, got {n_draws}.")
     for prior in (r, p):
         require_exact(prior)
-    z = codes.sample(n_draws, torch.Generator(device=codes.mean.device).manual_seed(random_state))
-    difference = density_of(r, z, codes.context) - density_of(p, z, codes.context)
-    return to_numpy(difference)
+    generator = torch.Generator(device=codes.mean.device).manual_seed(random_state)
+    ratios = [
+        density_of(r, z[None], codes.context) - density_of(p, z[None], codes.context)
+        for z in codes.draws(n_draws, generator)
+    ]
+    return to_numpy(torch.cat(ratios))
 
 
 def require_exact(prior: Prior) -> None:
@@ -173,3 +177,39 @@ def mixture_log_prob(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     energy = z.square() @ precision.T - 2 * z @ (mean * precision).T + (mean.square() * precision).sum(-1)
     log_q = -0.5 * energy - std.log().sum(-1) - 0.5 * z.shape[1] * LOG_2PI
     return log_q.logsumexp(1) - math.log(len(mean))
+
+
+def gap_by_group(
+    per_row: ArrayLike, labels: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95
+) -> dict[str, tuple[int, Estimate]]:
+    """T of each group: label -> (rows, mean of T over its rows), sorted by label.
+
+    The intervals hold for all K groups at once (Bonferroni: each at 1 - (1 - level) / K), since the group that is
+    looked at is the one that stands out. Their mean weighted by rows is T itself. A group's T says what p costs on
+    its rows under a prior shared by all, not what a prior of its own would win.
+
+    Args:
+        per_row: (N,) T of each row (`prior_gap_per_row`, `Rung.per_row`), nats.
+        labels: (N,), of any sortable kind.
+        groups: (N,) labels of related rows within the groups, for cluster-robust errors.
+        level: of the intervals together.
+
+    Returns:
+        A group of one row has no error (nan).
+
+    Raises:
+        InputError: numbers of labels that do not fit.
+    """
+    values, label = np.asarray(per_row, dtype=np.float64), np.asarray(labels)
+    related = None if groups is None else np.asarray(groups)
+    if label.shape != values.shape or (related is not None and related.shape != values.shape):
+        shapes = f"{label.shape}" + ("" if related is None else f" and {related.shape}")
+        raise InputError(f"gap_by_group: {values.shape} gaps, but labels of shape {shapes}; give one for each row.")
+    names = np.unique(label)
+    table = {}
+    for name in names:
+        rows = label == name
+        inside = None if related is None else related[rows]
+        wide = Estimate.of(values[rows], groups=inside, level=1 - (1 - level) / len(names))
+        table[str(name)] = (int(rows.sum()), Estimate(wide.value, wide.std_error, wide.interval, level))
+    return table

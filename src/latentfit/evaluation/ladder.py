@@ -15,12 +15,16 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import defensive_weight, prior_gap_per_row, require_exact
 from latentfit.methods import LADDER
 from latentfit.model.contracts import Prior
-from latentfit.priors import DefensiveMixture, create
+from latentfit.priors import DefensiveMixture, MixturePrior, create
 
 RUNGS = LADDER
 NOTHING = "nothing"
 #: arguments of the rungs that differ from the priors' own defaults
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
+#: flows whose base is a mixture, where one has won something, and its components at most (each costs time)
+ON_A_MIXTURE, MOST_BASE_COMPONENTS = ("realnvp",), 30
+#: rows that find one number, the defensive weight, at most
+MOST_WEIGHT_ROWS = 5_000
 #: differences below it, in nats per row, are not worth a larger prior
 WORTHWHILE = 0.1
 
@@ -148,9 +152,9 @@ def climb(
     require_exact(p)
     zeros = np.zeros(len(codes_selection))
     nothing = Rung(NOTHING, p, Estimate(0.0, 0.0, (0.0, 0.0)), zeros, 0.0, 0.0, 0)
-    found = []
+    found: list[Rung] = []
     for wanted in rungs:
-        prior = _create(wanted, codes_train) if isinstance(wanted, str) else wanted
+        prior = _create(wanted, codes_train, found) if isinstance(wanted, str) else wanted
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
         started = time.perf_counter()
         prior.fit(
@@ -163,7 +167,8 @@ def climb(
         )
         seconds = time.perf_counter() - started
         prior.eval()
-        weight = defensive_weight(prior, p, codes_validation, random_state=random_state)
+        few = codes_validation[:: max(1, len(codes_validation) // MOST_WEIGHT_ROWS)]  # rows may be sorted
+        weight = defensive_weight(prior, p, few, random_state=random_state)
         mixed = DefensiveMixture(prior, p, weight)
         per_row = prior_gap_per_row(mixed, p, codes_selection, n_draws=n_draws, random_state=random_state)
         gap = Estimate.of(per_row, groups=codes_selection.groups)
@@ -177,6 +182,7 @@ def cross_fit(
     p: Prior,
     *,
     rungs: Sequence[str | Prior] = RUNGS,
+    n_draws: int = 4,
     random_state: int = 0,
     max_steps: int | None = None,
     progress: Progress | None = None,
@@ -202,6 +208,7 @@ def cross_fit(
                 codes[judged],
                 p,
                 rungs=names,
+                n_draws=n_draws,
                 random_state=random_state,
                 max_steps=max_steps,
                 progress=progress,
@@ -249,10 +256,20 @@ def split_rows(n: int, groups: np.ndarray | None, share: float, random_state: in
     return np.flatnonzero(taken), np.flatnonzero(~taken)
 
 
-def _create(name: str, codes: Codes) -> Prior:
+def _create(name: str, codes: Codes, found: Sequence[Rung]) -> Prior:
+    """A prior by name; a flow stands on a mixture of as many components as the mixture below it took.
+
+    From N(0, I) a flow needs many times the steps to part the clusters of q(z), and stopped early it undersells.
+    """
     shape = codes.event_shape
-    prior = create(name, latent_dim=shape[0] if len(shape) == 1 else tuple(shape), **ARGUMENTS.get(name, {}))
-    return prior.to(codes.mean)
+    latent_dim = shape[0] if len(shape) == 1 else tuple(shape)
+    arguments = dict(ARGUMENTS.get(name, {}))
+    below = next((rung for rung in found if rung.name == "mixture" and rung.weight > 0), None)
+    mixture = None if below is None else below.prior.base
+    if name in ON_A_MIXTURE and isinstance(mixture, MixturePrior):
+        n_components = min(mixture.n_components, MOST_BASE_COMPONENTS)
+        arguments["base"] = create("mixture", latent_dim=latent_dim, n_components=n_components)
+    return create(name, latent_dim=latent_dim, **arguments).to(codes.mean)
 
 
 def _labelled(progress: Progress, name: str) -> Callable[[int, int], None]:

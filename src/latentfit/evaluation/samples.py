@@ -1,4 +1,4 @@
-"""How good samples are, in the features of one fixed encoder; and what the codes know about labels."""
+"""How good samples are, in the features of one fixed encoder, and how much of it is the prior's fault."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentfit.data.batch import Batch
 from latentfit.divergences import frechet_distance
 from latentfit.errors import InputError
-from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.likelihood import decoder_rows
 from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
+from latentfit.model.contracts import Prior
 from latentfit.model.vae import VAEModule
 
 Features = Callable[[Tensor], Tensor]
@@ -47,6 +46,23 @@ class SampleQuality:
         return self.frechet.value - self.floor.value
 
 
+@dataclass(frozen=True)
+class FunctionalHole:
+    """What the prior, not the decoder, costs the samples, in the features' squared units.
+
+    Attributes:
+        excess: frechet - floor, with the error of the paired difference; about 0 where the prior is q(z).
+        frechet: distance of samples x ~ p(x given z), z ~ p, to real rows.
+        floor: of x ~ p(x given z), z ~ q(z given x') of other real rows.
+        n: rows on each side of each distance.
+    """
+
+    excess: Estimate
+    frechet: Estimate
+    floor: Estimate
+    n: int
+
+
 def sample_quality(
     vae: VAEModule,
     X_reference: Any,
@@ -72,31 +88,97 @@ def sample_quality(
     Raises:
         InputError: fewer than 4 rows, or 2 samples.
     """
+    drawn = _drawn(vae, X_reference, None, n, features, random_state, "sample_quality")
+    return SampleQuality(
+        frechet=frechet_estimate(drawn.sampled, drawn.reference),
+        floor=frechet_estimate(drawn.decoded, drawn.reference),
+        n=len(drawn.reference),
+    )
+
+
+def functional_hole(
+    vae: VAEModule,
+    X_reference: Any,
+    *,
+    prior: Prior | None = None,
+    features: Features | None = None,
+    n: int | None = None,
+    random_state: int = 0,
+) -> FunctionalHole:
+    r"""FD(dec(z ~ p), A) - FD(dec(z ~ q(z given x in B)), A): what the prior alone costs the samples.
+
+    A and B are disjoint halves of the reference rows, since rows compared with their own reconstructions would make
+    the floor too low. Both distances are biased upward by about the same amount, as they have the same n and the
+    same A; the difference keeps little of it.
+
+    Args:
+        vae: the model.
+        X_reference: held-out rows (N, *data_shape).
+        prior: sampled from in place of the model's own, over the same latents.
+        features: as in `sample_quality`.
+        n: samples, and rows of each half; N // 2 at most, and by default.
+        random_state: seed; the same rows and noise whatever the prior.
+
+    Raises:
+        InputError: fewer than 4 rows, or 2 samples.
+    """
+    drawn = _drawn(vae, X_reference, prior, n, features, random_state, "functional_hole")
+    return FunctionalHole(
+        excess=_jackknife(
+            lambda p, q, a: frechet_distance(p, a) - frechet_distance(q, a),
+            drawn.sampled,
+            drawn.decoded,
+            drawn.reference,
+        ),
+        frechet=frechet_estimate(drawn.sampled, drawn.reference),
+        floor=frechet_estimate(drawn.decoded, drawn.reference),
+        n=len(drawn.reference),
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Features (n, F) of samples from the prior, of decoded codes of one half, and of the other half's rows."""
+
+    sampled: Tensor
+    decoded: Tensor
+    reference: Tensor
+
+
+def _drawn(
+    vae: VAEModule,
+    X_reference: Any,
+    prior: Prior | None,
+    n: int | None,
+    features: Features | None,
+    random_state: int,
+    what: str,
+) -> _Drawn:
     batch = evaluation_rows(X_reference, vae, "X_reference")
     half = len(batch) // 2
     n = half if n is None else min(n, half)
     if n < 2:
-        raise InputError(f"sample_quality: X_reference has {len(batch)} rows, n is {n}; at least 4 and 2 are needed.")
+        raise InputError(f"{what}: X_reference has {len(batch)} rows, n is {n}; at least 4 and 2 are needed.")
+    prior = vae.prior if prior is None else prior
+    if prior.event_shape != vae.event_shape:
+        got, wanted = tuple(prior.event_shape), tuple(vae.event_shape)
+        raise InputError(f"{what}: the prior is over latents of shape {got}, the model's are {wanted}.")
     order = torch.as_tensor(np.random.default_rng(random_state).permutation(len(batch)))
     real, other = (batch[part.to(batch.x.device)] for part in (order[:n], order[half : half + n]))
     features = features or encoder_features(vae)
     generator = torch.Generator(device=vae.device).manual_seed(random_state)
     size = decoder_rows(batch)
     sampled, decoded, reference = [], [], []
-    with torch.no_grad(), frozen(vae, random_state=random_state):
+    with torch.no_grad(), frozen(vae, prior, random_state=random_state):
         for rows in blocks(n, size):
             like, source = real[rows].to(vae.device), other[rows].to(vae.device)
-            x = vae.sample(len(like), context=like.context, generator=generator)
-            z, _ = vae.encode(source).rsample_with_log_prob(1, generator)
-            sampled.append(features(x))
-            decoded.append(features(observe(vae, z[0], source.context, generator)))
+            q = vae.encode(source)
+            z_p = prior.sample(len(like), like.context, generator).to(q.moments()[0])
+            sampled.append(features(observe(vae, z_p, like.context, generator)))
+            z_q, _ = q.rsample_with_log_prob(1, generator)
+            decoded.append(features(observe(vae, z_q[0], source.context, generator)))
             reference.append(features(like.x))
-    real_features = torch.cat(reference)
-    return SampleQuality(
-        frechet=frechet_estimate(torch.cat(sampled), real_features),
-        floor=frechet_estimate(torch.cat(decoded), real_features),
-        n=n,
-    )
+    return _Drawn(torch.cat(sampled), torch.cat(decoded), torch.cat(reference))
 
 
 def encoder_features(vae: VAEModule) -> Features:
@@ -119,63 +201,17 @@ def observe(vae: VAEModule, z: Tensor, context: Tensor | None, generator: torch.
 
 def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
     """Frechet distance between samples a and b (n, F) with a delete-a-part jackknife error over both."""
-    value = frechet_distance(a, b)
-    parts = min(JACKKNIFE_PARTS, len(a) // 2, len(b) // 2)
+    return _jackknife(frechet_distance, a, b)
+
+
+def _jackknife(statistic: Callable[..., float], *samples: Tensor) -> Estimate:
+    """A statistic of samples (n_i, F) with a delete-a-part jackknife error, part i left out of all at once."""
+    value = statistic(*samples)
+    parts = min(JACKKNIFE_PARTS, *(len(sample) // 2 for sample in samples))
     if parts < 2:
         return Estimate.from_error(value, float("nan"))
     left_out = [
-        frechet_distance(a[torch.arange(len(a)) % parts != i], b[torch.arange(len(b)) % parts != i])
-        for i in range(parts)
+        statistic(*(sample[torch.arange(len(sample)) % parts != i] for sample in samples)) for i in range(parts)
     ]
     spread = np.var(left_out)  # around their mean: the bias from the smaller n is common to all
     return Estimate.from_error(value, float(np.sqrt((parts - 1) * spread)), df=parts - 1)
-
-
-def knn_accuracy(
-    codes_train: Codes | Tensor | np.ndarray,
-    labels_train: ArrayLike,
-    codes_test: Codes | Tensor | np.ndarray,
-    labels_test: ArrayLike,
-    k: int = 15,
-) -> Estimate:
-    """Accuracy of k-nearest-neighbour classification of held-out codes by their means, Euclidean, in blocks.
-
-    Ties go to the label that sorts first.
-
-    Args:
-        codes_train: `Codes`, or means (N, *event_shape).
-        labels_train: (N,), of any sortable kind.
-        codes_test: (M, *event_shape).
-        labels_test: (M,).
-        k: neighbours.
-
-    Raises:
-        InputError: numbers of labels that do not fit, or k out of range.
-    """
-    train, test = _means(codes_train), _means(codes_test)
-    known, target = np.asarray(labels_train), np.asarray(labels_test)
-    if known.shape != (len(train),) or target.shape != (len(test),):
-        raise InputError(
-            f"knn_accuracy: {len(train)} and {len(test)} codes, but labels of shape {known.shape} and {target.shape}."
-        )
-    if not 1 <= k <= len(train):
-        raise InputError(f"knn_accuracy: k must be between 1 and the {len(train)} training codes, got {k}.")
-    classes, label = np.unique(known, return_inverse=True)
-    votes_for = torch.as_tensor(label.reshape(-1), device=train.device)
-    center = train.mean(0)  # distances by a matrix product lose digits far from the origin
-    train, test = train - center, test - center
-    norm = train.square().sum(-1)
-    hits = []
-    for rows in blocks(len(test), max(1, 20_000_000 // max(1, len(train)))):
-        # |a - b|^2 less what is the same for every neighbour
-        distance = norm - 2 * test[rows] @ train.T  # (B, N)
-        nearest = votes_for[distance.topk(k, largest=False).indices]  # (B, k)
-        votes = torch.zeros(len(nearest), len(classes), device=train.device)
-        votes.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=votes.dtype))
-        hits.append(classes[votes.argmax(1).cpu().numpy()] == target[rows])
-    return Estimate.of(np.concatenate(hits))
-
-
-def _means(codes: Codes | Tensor | np.ndarray) -> Tensor:
-    mean = codes.mean if isinstance(codes, Codes) else torch.as_tensor(codes)
-    return mean.detach().flatten(1).float()

@@ -33,7 +33,7 @@ class MixturePrior(Prior):
 
     Args:
         latent_dim: D, or a shape (flattened).
-        n_components: K, or "auto": `fit` then tries 1, 3, 10 and 30, as far as the rows allow; 10 until it
+        n_components: K, or "auto": `fit` then tries 1, 3, 10, 30 and 100, as far as the rows allow; 10 until it
             has.
         covariance: "full" or "diagonal".
 

@@ -12,6 +12,9 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import Prior, as_std
 from latentfit.posteriors.noise import standard_normal
 
+#: rows in float64 at once
+BLOCK_ROWS = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class CodeRows:
@@ -79,6 +82,17 @@ def code_rows(
     return CodeRows(mean.detach().flatten(1), std.detach().flatten(1), context)
 
 
+def moments(rows: CodeRows) -> tuple[Tensor, Tensor]:
+    r"""Mean and variances of q(z), in float64 on the CPU, in blocks of rows: (D,), (D,)."""
+    n, dim = rows.mean.shape
+    centre, variance = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
+    for block in rows.mean.split(BLOCK_ROWS):
+        centre += block.double().sum(0).cpu() / n
+    for mean, std in zip(rows.mean.split(BLOCK_ROWS), rows.std.split(BLOCK_ROWS), strict=True):
+        variance += ((mean.cpu().double() - centre).square().sum(0) + std.cpu().double().square().sum(0)) / n
+    return centre, variance
+
+
 def exact_moments(rows: CodeRows) -> tuple[Tensor, Tensor]:
     r"""Mean and covariance of q(z) in closed form, in float64 on the CPU: (D,), (D, D).
 
@@ -86,14 +100,16 @@ def exact_moments(rows: CodeRows) -> tuple[Tensor, Tensor]:
     if D + 1 further rows with the same variances and no correlation had been seen, which keeps N < D
     well-posed.
     """
-    mean, std = rows.mean.cpu().double(), rows.std.cpu().double()
-    n, dim = mean.shape
-    centre = mean.mean(0)
-    offset = mean - centre
-    covariance = offset.T @ offset / n + torch.diag(std.square().mean(0))
-    diagonal = torch.diag(covariance.diagonal())
+    n, dim = rows.mean.shape
+    centre, variance = moments(rows)
+    covariance = torch.zeros(dim, dim, dtype=torch.float64)
+    for mean in rows.mean.split(BLOCK_ROWS):
+        offset = mean.cpu().double() - centre
+        covariance += offset.T @ offset / n
+    diagonal = torch.diag(variance)
     share = n / (n + dim + 1)
-    return centre, share * covariance + (1 - share) * diagonal
+    covariance.fill_diagonal_(0.0)
+    return centre, share * covariance + diagonal
 
 
 def _tensor(values: Any) -> Tensor:

@@ -9,22 +9,16 @@ from typing import Any
 import numpy as np
 
 from latentfit.comparison.result import Row
-from latentfit.diagnosis.catalogue import say
-from latentfit.report import figures, pictures
+from latentfit.diagnosis.catalogue import clause, say
+from latentfit.report import figures, parts
 from latentfit.report.verdict import other_goals, row_of
-from latentfit.report.view import UNRELIABLE, View, estimate, pair, seconds, short
+from latentfit.report.view import UNRELIABLE, ComparisonView, estimate, pair, seconds, short
 
-#: thumbnails in the map's hover, at most
-MAX_THUMBNAILS = 400
-MAX_CODES = 2000
-MAX_DRAWS = 500
-#: a unit whose KL is below this many nats carries nothing
-COLLAPSED_BELOW = 0.01
 #: fewer selection rows than this and the report says so
 FEW_SELECTION_ROWS = 500
 
 
-def table(view: View) -> dict[str, Any]:
+def table(view: ComparisonView) -> dict[str, Any]:
     """The leaderboard and the test rows; columns without an entry are left out."""
     c, t = view.c, view.t
     knn = any(r.knn is not None for r in c.rows)
@@ -32,18 +26,24 @@ def table(view: View) -> dict[str, Any]:
     names += ["fit_s", "sample_ms", "parameters"]
     names += ["bound"] * any(r.is_bound for r in c.rows)
     names += ["note"] * any(r.note or r.reliability > UNRELIABLE for r in c.rows)
-    foot = t("report.table.foot", floor=short(c.reconstruction_floor), measure=c.setting.base_measure)
+    foot = t(
+        "report.table.foot", floor=short(c.reconstruction_floor), measure=clause(c.setting.base_measure, view.lang)
+    )
     if any(r.reliability > UNRELIABLE for r in c.rows):
         foot += " " + t("report.table.unreliable.foot")
+    tested = {"title": t("report.table.test"), "note": t("report.table.test.note")}
     return {
+        "title": t("report.table.title"),
+        "caption": t("report.table.caption"),
         "columns": [(name, t(f"column.{name}")) for name in names],
+        "sorted": "gain",
         "rows": [_cells(view, row, names) for row in c.rows],
-        "test_rows": [_cells(view, row, names) for row in c.test_rows],
+        "test": {**tested, "rows": [_cells(view, row, names) for row in c.test_rows]} if c.test_rows else None,
         "foot": foot,
     }
 
 
-def _cells(view: View, row: Row, names: list[str]) -> dict[str, Any]:
+def _cells(view: ComparisonView, row: Row, names: list[str]) -> dict[str, Any]:
     notes = [row.note] if row.note else []
     if row.reliability > UNRELIABLE:
         notes.append(view.t("report.table.unreliable", share=row.reliability))
@@ -65,44 +65,21 @@ def _cells(view: View, row: Row, names: list[str]) -> dict[str, Any]:
     }
     return {
         "cells": [(name, *cells[name]) for name in names],
-        "recommended": row.key == view.c.recommendation.key,
+        "chosen": view.t("report.table.recommended") if row.key == view.c.recommendation.key else "",
     }
 
 
-def codes_map(view: View) -> dict[str, Any] | None:
+def codes_map(view: ComparisonView) -> dict[str, Any] | None:
     """Codes and draws for the interactive map, and its static pictures."""
     p, t = view.c.pictures, view.t
-    if not len(p.map_codes) or not len(p.map_null):
+    draws = [(p.map_null, "null", t("report.map.before")), (p.map_best, "best", t("report.map.after"))]
+    if not len(p.map_null):
         return None
-    codes = p.map_codes[:MAX_CODES]
-    n = min(MAX_THUMBNAILS, len(p.map_images), len(codes)) if view.show and view.image else 0
-    images = pictures.thumbnails(p.map_images[:n], view.scale) if n else []
-    view.thumbnails += n
-    labels = [str(v) for v in p.map_labels[: len(codes)].tolist()]
-    names = sorted(set(labels), key=lambda v: (len(v), v))
-    draws = [(p.map_null[:MAX_DRAWS], "null")]
-    if view.changed and len(p.map_best):
-        draws.append((p.map_best[:MAX_DRAWS], "best"))
-    axes = tuple(
-        t("report.map.axis", n=axis or i) if not axis or axis.isdigit() else axis
-        for i, axis in enumerate(p.map_axes, start=1)
-    )
-    data = {
-        "codes": np.round(codes, 3).tolist(),
-        "labels": labels,
-        "names": [(name, t("report.map.label", label=name)) for name in names] if len(names) <= 12 else [],
-        "draws": [np.round(d, 3).tolist() for d, _ in draws],
-        "draw_names": [t("report.map.before"), t("report.map.after")],
-        "code_name": t("report.map.codes"),
-        "images": images,
-        "axes": axes,
-    }
-    static = [figures.scatter(codes[:700], [(d[:250], css)], axes) for d, css in draws]
-    hint = t("report.map.hover") if n else (t("report.map.hidden") if view.image and len(p.map_images) else "")
-    return {"data": data, "static": static, "hint": hint}
+    shown = draws if view.changed else draws[:1]
+    return parts.code_map(view, p.map_codes, shown, labels=p.map_labels, images=p.map_images, axes=p.map_axes)
 
 
-def units(view: View) -> list[tuple[str, str, str]] | None:
+def units(view: ComparisonView) -> list[tuple[str, str, str]] | None:
     """One figure of units for N(0, I) and one for the recommended row."""
     p = view.c.pictures
     panels: list[tuple[str, str, str]] = []
@@ -111,11 +88,11 @@ def units(view: View) -> list[tuple[str, str, str]] | None:
         kl, std = p.unit_kl.get(key, np.empty(0)), p.unit_std.get(key, np.empty(0))
         if row is None or not len(kl) or len(kl) != len(std) or any(row.method == name for name, _, _ in panels):
             continue
-        panels.append((row.method, css, figures.units(kl, std, view.t("report.units.axis"), COLLAPSED_BELOW)))
+        panels.append((row.method, css, parts.unit_figure(view, kl, std)))
     return panels or None
 
 
-def curves(view: View) -> dict[str, str] | None:
+def curves(view: ComparisonView) -> dict[str, str] | None:
     """The training curves."""
     series = []
     for key, points in view.c.pictures.curves.items():
@@ -130,22 +107,14 @@ def curves(view: View) -> dict[str, str] | None:
     return pair(partial(figures.curves, series, view.t("report.curves.x"), view.t("report.curves.y")))
 
 
-def holes(view: View) -> str | None:
+def holes(view: ComparisonView) -> str | None:
     """The histogram of log r(z)."""
-    p = view.c.pictures
-    if not len(p.hole_codes) or not len(p.hole_null):
-        return None
-    sets = [
-        (view.t("report.holes.codes"), p.hole_codes, "mute"),
-        (view.t("report.map.before"), p.hole_null, "null"),
-    ]
-    if view.changed and len(p.hole_best):
-        sets.append((view.t("report.map.after"), p.hole_best, "best"))
-    line = float(np.quantile(p.hole_codes, 0.01))
-    return figures.histogram(sets, line, view.t("report.holes.line"), view.t("report.holes.axis"))
+    p, t = view.c.pictures, view.t
+    draws = [(p.hole_null, "null", t("report.map.before")), (p.hole_best, "best", t("report.map.after"))]
+    return parts.hole_figure(view, p.hole_codes, draws if view.changed else draws[:1]) if len(p.hole_null) else None
 
 
-def trust(view: View) -> list[tuple[str, str]]:
+def trust(view: ComparisonView) -> list[tuple[str, str]]:
     """What speaks for the numbers and what against: (good or warn, sentence)."""
     c, t, verdict, best = view.c, view.t, view.c.recommendation, view.c.recommended
     n = c.setting.splits.get("selection", 0)
@@ -172,11 +141,11 @@ def trust(view: View) -> list[tuple[str, str]]:
     bounds = sorted({row.method for row in c.rows if row.is_bound})
     if bounds:
         items.append(("warn", t("report.trust.bounds", methods=", ".join(bounds))))
-    items.append(("good", t("report.trust.measure", measure=c.setting.base_measure)))
+    items.append(("good", t("report.trust.measure", measure=clause(c.setting.base_measure, view.lang))))
     return items
 
 
-def doubts(view: View) -> list[str]:
+def doubts(view: ComparisonView) -> list[str]:
     """What the reader of the headline must know at once: importance sampling that failed."""
     best = view.c.recommended
     if best.reliability <= UNRELIABLE:
@@ -184,7 +153,7 @@ def doubts(view: View) -> list[str]:
     return [view.t("report.trust.unreliable", k=view.c.setting.n_importance_samples, share=best.reliability)]
 
 
-def cost(view: View) -> list[str]:
+def cost(view: ComparisonView) -> dict[str, Any]:
     """What the recommended row costs, and what other goals or no retraining would change."""
     c, t, best, null = view.c, view.t, view.c.recommended, view.c.null
     lines = []
@@ -210,29 +179,25 @@ def cost(view: View) -> list[str]:
         lines.append(t("report.cost.jointly"))
     if not view.changed:
         lines.append(t("report.cost.keep"))
-    return lines + other_goals(c, view.lang)
+    return {"title": t("report.cost.title"), "lines": lines + other_goals(c, view.lang)}
 
 
-def commands(view: View) -> list[tuple[str, str]]:
-    """(name, command): the whole comparison first, then each row."""
-    rows = [(f"{r.method}, {view.t(f'word.{r.fitted}')}", r.command) for r in view.c.rows if r.command]
-    whole = [(view.t("report.repeat.all"), view.c.setting.command)] if view.c.setting.command else []
-    return whole + rows
+def commands(view: ComparisonView) -> dict[str, Any] | None:
+    """The whole comparison first, then each row, folded: (name, command)."""
+    t = view.t
+    rows = [(f"{r.method}, {t(f'word.{r.fitted}')}", r.command) for r in view.c.rows if r.command]
+    whole = [(t("report.repeat.all"), view.c.setting.command)] if view.c.setting.command else []
+    listed = whole + rows
+    if not listed:
+        return None
+    summary = t("report.repeat.rows", n=len(listed) - 1)
+    return {"caption": t("report.repeat.caption"), "first": listed[:1], "rest": listed[1:], "summary": summary}
 
 
-def foot(view: View) -> list[str]:
+def foot(view: ComparisonView) -> list[str]:
     """Thumbnails contained, versions, fingerprint, seeds."""
     s, t = view.c.setting, view.t
     seeds = t("report.foot.seeds.one") if s.n_seeds == 1 else t("report.foot.seeds", last=s.n_seeds - 1)
-    return [
-        t("report.foot.thumbnails", n=view.thumbnails),
-        " · ".join(f"{name} {version}" for name, version in s.versions.items()),
-        " · ".join(
-            [
-                t("report.foot.fingerprint", fingerprint=s.fingerprint),
-                seeds,
-                t("report.foot.time", seconds=f"{s.seconds:,.0f}", device=s.device),
-                t("report.foot.licence"),
-            ]
-        ),
-    ]
+    time = t("report.foot.time", seconds=f"{s.seconds:,.0f}", device=s.device)
+    facts = [t("report.foot.fingerprint", fingerprint=s.fingerprint), seeds, time]
+    return parts.foot(view, versions=s.versions, facts=facts)

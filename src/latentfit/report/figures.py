@@ -18,12 +18,17 @@ from latentfit.evaluation.estimate import Estimate
 
 @dataclass(frozen=True)
 class Mark:
-    """A row of the gain figure; `estimate` None stands for N(0, I), which is 0 by definition."""
+    """A row of the gain figure; `estimate` None stands for N(0, I), which is 0 by definition.
+
+    Attributes:
+        label, detail: the name, and what follows it more lightly.
+        aside: what stands at the right edge, such as the seconds of the fit.
+    """
 
     label: str
     detail: str
     estimate: Estimate | None
-    seconds: float
+    aside: str
     recommended: bool = False
 
 
@@ -55,32 +60,42 @@ def number(value: float) -> str:
 
 
 def budget(parts: Sequence[tuple[str, str, Estimate, str]], axis: str, width: int = 880) -> str:
-    """One bar per part of the error, on one scale, with its interval.
+    """One bar of the parts of the error, end to end, each end with its interval; under it what each part is.
+
+    A part below 0 lies over the end of the bar: the parts before it overlap by so much.
 
     Args:
-        parts: (label, value as text, estimate in nats, CSS class of the bar).
+        parts: (label, value as text, estimate in nats, CSS class of the part).
         axis: the label of the x axis.
     """
-    left, right, pitch, top = 8, width - 14, 58, 6
-    # a wide interval must not shrink the bars to nothing: it is cut at 1.6 times the longest bar
-    longest = max([max(e.value, 0.0) for _, _, e, _ in parts] + [1e-9])
-    high = min(max([e.interval[1] for _, _, e, _ in parts if _finite(e)] + [longest]), 1.6 * longest) * 1.04
+    left, right, top, bar = 8, width - 14, 8, 34
+    total = max(sum(max(e.value, 0.0) for _, _, e, _ in parts), 1e-9)
+    # a wide interval must not shrink the bar to nothing: it is cut at 1.3 times the bar
+    reach, start = [total], 0.0
+    for _, _, e, _ in parts:
+        reach.append(start + e.interval[1] if _finite(e) else total)
+        start += max(e.value, 0.0)
+    high = min(max(reach), 1.3 * total) * 1.02
     x = _scale(0.0, high, left, right)
-    height = top + pitch * len(parts) + 40
-    svg = _axis(x, ticks(0.0, high, 6 if width > 500 else 4), top, height - 40, axis)
-    for i, (label, value, estimate, css) in enumerate(parts):
-        y = top + i * pitch
-        end = x(max(estimate.value, 0.0))
-        svg.append(f'<text x="{left}" y="{y + 16}" class="lab">{_text(label)}</text>')
-        svg.append(f'<text x="{right}" y="{y + 16}" class="num" text-anchor="end">{_text(value)}</text>')
-        svg.append(f'<rect x="{left}" y="{y + 25}" width="{max(end - left, 2):.1f}" height="16" rx="2" class="{css}"/>')
-        if _finite(estimate) and estimate.std_error > 0:
-            low, up = (x(min(max(v, 0.0), high)) for v in estimate.interval)
-            svg.append(_whisker(low, up, y + 33, "whisker"))
-    return _svg(width, height, svg, axis)
+    svg = _axis(x, ticks(0.0, high, 6 if width > 500 else 4), top, top + bar + 8, axis)
+    whiskers, start, bottom = [], 0.0, top + bar + 8 + 58
+    for i, (label, value, e, css) in enumerate(parts):
+        end = max(start + e.value, 0.0)
+        a, b = sorted((x(start), x(end)))
+        svg.append(f'<rect x="{a:.1f}" y="{top}" width="{max(b - a, 1):.1f}" height="{bar}" class="{css}"/>')
+        if _finite(e) and e.std_error > 0:
+            low, up = (x(min(max(start + v, 0.0), high)) for v in e.interval)
+            # neighbours' intervals may cross: each has its own height
+            whiskers.append(_whisker(low, up, top + 8 + 9 * (i % 3), "whisker"))
+        start = max(end, start)
+        y = bottom + 24 * i
+        svg.append(f'<rect x="{left}" y="{y - 10}" width="12" height="12" rx="2" class="{css}"/>')
+        svg.append(f'<text x="{left + 20}" y="{y}" class="lab">{_text(label)}</text>')
+        svg.append(f'<text x="{right}" y="{y}" class="num" text-anchor="end">{_text(value)}</text>')
+    return _svg(width, bottom + 24 * (len(parts) - 1) + 12, svg + whiskers, axis)
 
 
-def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> str:
+def gains(marks: Sequence[Mark], axis: str, aside: str, width: int = 880) -> str:
     """Dot and interval of the gain per row; band = one standard error of the best, the recommended one filled."""
     narrow = width < 500
     pitch, top = (46, 30) if narrow else (32, 30)
@@ -94,7 +109,7 @@ def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> s
     x = _scale(low, high, left, right)
     height = top + pitch * len(marks) + 42
     svg = _axis(x, ticks(low, high, 3 if narrow else 7), top - 6, height - 42, axis)
-    if known:
+    if known and any(m.recommended for m in marks):
         best = max(known, key=lambda e: e.value)
         if _finite(best):
             a, b = x(max(best.value - best.std_error, low)), x(min(best.value + best.std_error, high))
@@ -104,15 +119,13 @@ def gains(marks: Sequence[Mark], axis: str, seconds: str, width: int = 880) -> s
             )
     zero = x(0.0)
     svg.append(f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="{top - 6}" y2="{height - 42}" class="zero"/>')
-    svg.append(f'<text x="{width - 2}" y="{top - 14}" class="tick" text-anchor="end">{_text(seconds)}</text>')
+    svg.append(f'<text x="{width - 2}" y="{top - 14}" class="tick" text-anchor="end">{_text(aside)}</text>')
     for i, mark in enumerate(marks):
         y = top + pitch * i + (32 if narrow else 16)
         name = f'<tspan class="{"lab strong" if mark.recommended else "lab"}">{_text(_short(mark.label, 22))}</tspan>'
         name += f'<tspan class="tick" dx="7">{_text(mark.detail)}</tspan>'
         svg.append(f'<text x="{2}" y="{y - 14 if narrow else y + 4}">{name}</text>')
-        svg.append(
-            f'<text x="{width - 2}" y="{y + 4}" class="num" text-anchor="end">{_text(_seconds(mark.seconds))}</text>'
-        )
+        svg.append(f'<text x="{width - 2}" y="{y + 4}" class="num" text-anchor="end">{_text(mark.aside)}</text>')
         if mark.estimate is None:
             svg.append(f'<path d="M{zero:.1f} {y - 6}l6 6l-6 6l-6 -6z" class="diamond"/>')
             continue
@@ -271,10 +284,6 @@ def _svg(width: int, height: int, parts: list[str], label: str) -> str:
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{_text(label)}">'
     )
     return head + "".join(parts) + "</svg>"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 9.5 else f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 
 def _finite(estimate: Estimate) -> bool:

@@ -13,10 +13,10 @@ import numpy as np
 from latentfit.comparison.jobs import read_arrays
 from latentfit.comparison.plan import MAX_SCORED, Job, Plan, job_folder
 from latentfit.comparison.result import Comparison
-from latentfit.diagnosis.catalogue import plain, say
+from latentfit.diagnosis.catalogue import clause, counted, plain, say
 from latentfit.diagnosis.findings import Finding
 from latentfit.errors import LatentfitError
-from latentfit.report.text import as_text, findings_text, wrapped
+from latentfit.report.text import as_text, duration, findings_text, wrapped
 from latentfit.training.progress import clock
 
 if TYPE_CHECKING:
@@ -85,22 +85,22 @@ class Terminal:
         fits = len(head) + 2 + len(resume) <= self.width
         self.write(f"{head}  {resume}" if fits else f"{head}\n{'':{_LABEL}}{resume}")
         self.write("")
-        self._labelled("data", [source.origin])
+        self._labelled("data", [clause(source.origin, self.lang)])
         self._next = "terminal.next" if source.built_in else "terminal.next.own"
         sizes = splits.sizes()
         self._labelled("split", [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])])
-        lines = [self._say("terminal.likelihood", likelihood=data.description, reason=data.reason)]
+        lines = [self._say("terminal.likelihood", likelihood=data.description, reason=clause(data.reason, self.lang))]
         if data.alternatives:
             lines.append(self._say("terminal.likelihood.other", others=" | ".join(data.alternatives)))
-        self._labelled("likelihood", [*lines, *data.notes])
+        self._labelled("likelihood", [*lines, *(clause(note, self.lang) for note in data.notes)])
         seconds = plan.seconds(workers)
         what = "terminal.plan" if plan.n_seeds > 1 else "terminal.plan.one"
         lines = [
             self._say(
                 what,
-                methods=len(plan.methods),
+                methods=counted("method", len(plan.methods), self.lang),
                 seeds=plan.n_seeds,
-                jobs=len(plan.methods) * plan.n_seeds,
+                jobs=counted("job", len(plan.methods) * plan.n_seeds, self.lang),
                 steps=plan.max_steps,
                 duration=duration(seconds, self.lang),
             )
@@ -313,27 +313,6 @@ def partial_table(folder: Path, plan: Plan, lang: str = "en") -> list[str]:
         " " + "  ".join(t.ljust(w) if i < 2 else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
         for row in [head, *cells]
     ]
-
-
-def duration(seconds: float, lang: str = "en") -> str:
-    """Seconds in words.
-
-    >>> duration(7.2), duration(140), duration(1250), duration(12600)
-    ('7 s', '2 min 20 s', '21 min', '3 h 30 min')
-    """
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return say("word.seconds", lang, seconds=whole)
-    minutes, rest = divmod(whole, 60)
-    if minutes < 10:
-        text = say("word.minutes", lang, minutes=minutes)
-        return f"{text} {say('word.seconds', lang, seconds=rest)}" if rest else text
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return say("word.minutes", lang, minutes=minutes)
-    hours, rest = divmod(minutes, 60)
-    text = say("word.hours", lang, hours=hours)
-    return f"{text} {say('word.minutes', lang, minutes=rest)}" if rest else text
 
 
 def shorter(command: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentfit.comparison.result import Comparison, Row
-from latentfit.diagnosis.catalogue import finding_name, finding_sentence, plain, say
+from latentfit.diagnosis.catalogue import finding_name, finding_sentence, finding_status, plain, say
 from latentfit.diagnosis.findings import Finding
 from latentfit.report.verdict import units, verdict_lines
 
@@ -18,16 +18,20 @@ UNRELIABLE = 0.05
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of a table in a terminal: its cells are padded to one width."""
+
     heading: str
     cells: list[str]
     left: bool = False
 
     @property
     def width(self) -> int:
+        """Characters of the widest cell."""
         return max(map(len, [self.heading, *self.cells]))
 
     def lines(self) -> list[str]:
+        """The heading and the cells, padded."""
         pad = str.ljust if self.left else str.rjust
         return [pad(text, self.width) for text in (self.heading, *self.cells)]
 
@@ -61,8 +65,8 @@ def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 8
         return plain(text) if ascii else text
 
     rows = comparison.rows
-    columns = [_Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)]
-    table = _fitting(columns, width)
+    columns = [Column(c.heading, [clean(cell) for cell in c.cells], c.left) for c in _columns(comparison, lang)]
+    table = fitting(columns, width)
     unit = units(comparison, lang)["unit"]
     caption = wrapped(clean(say("terminal.caption", lang, unit=unit)), width)
     shown = {column.heading for column in columns[: _shown(columns, width)[0]]}
@@ -71,7 +75,7 @@ def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 8
         feet.append(say("terminal.foot.bound", lang))
     if say("column.samples", lang) in shown:
         feet.append(say("terminal.foot.samples", lang))
-    lines = [*caption, *table, *_joined([clean(foot) for foot in feet], width)]
+    lines = [*caption, *table, *joined([clean(foot) for foot in feet], width)]
     worst = max((row.reliability for row in rows), default=0.0)
     if worst > UNRELIABLE:
         lines += wrapped(" " + clean(say("terminal.foot.unreliable", lang, share=worst)), width, indent="   ")
@@ -84,7 +88,7 @@ def findings_text(findings: Sequence[Finding], *, lang: str = "en", width: int =
     names = [finding_name(finding, lang) for finding in findings]
     first = 8 + max([10, *map(len, names)]) + 2
     for name, finding in zip(names, findings, strict=True):
-        sentence, status = finding_sentence(finding, lang), say(f"status.{finding.status}", lang)
+        sentence, status = finding_sentence(finding, lang), finding_status(finding, lang)
         if ascii:
             sentence, status = plain(sentence), plain(status)
         head = f"{'':8}{name}".ljust(first)
@@ -97,6 +101,27 @@ def findings_text(findings: Sequence[Finding], *, lang: str = "en", width: int =
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """A sentence on lines of at most `width` characters; commands and names are not broken at hyphens."""
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False) or [""]
+
+
+def duration(seconds: float, lang: str = "en") -> str:
+    """Seconds in words.
+
+    >>> duration(7.2), duration(140), duration(1250), duration(12600)
+    ('7 s', '2 min 20 s', '21 min', '3 h 30 min')
+    """
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return say("word.seconds", lang, seconds=whole)
+    minutes, rest = divmod(whole, 60)
+    if minutes < 10:
+        text = say("word.minutes", lang, minutes=minutes)
+        return f"{text} {say('word.seconds', lang, seconds=rest)}" if rest else text
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return say("word.minutes", lang, minutes=minutes)
+    hours, rest = divmod(minutes, 60)
+    text = say("word.hours", lang, hours=hours)
+    return f"{text} {say('word.minutes', lang, minutes=rest)}" if rest else text
 
 
 def aligned(pairs: Sequence[tuple[float, float] | None], *, ascii: bool = False) -> list[str]:
@@ -123,7 +148,7 @@ def aligned(pairs: Sequence[tuple[float, float] | None], *, ascii: bool = False)
     return cells
 
 
-def _columns(comparison: Comparison, lang: str) -> list[_Column]:
+def _columns(comparison: Comparison, lang: str) -> list[Column]:
     """All columns, the ones a narrow terminal misses least on the right."""
     rows = comparison.rows
     gains = aligned([None if row.gain is None else (row.gain.value, row.gain.std_error) for row in rows])
@@ -132,21 +157,21 @@ def _columns(comparison: Comparison, lang: str) -> list[_Column]:
     wide = max(map(len, marks))
     gains = [f"{gain} {mark:<{wide}}" for gain, mark in zip(gains, marks, strict=True)]
 
-    def numbers(key: str, value: Callable[[Row], str]) -> _Column:
-        return _Column(say(f"column.{key}", lang), [value(row) for row in rows])
+    def numbers(key: str, value: Callable[[Row], str]) -> Column:
+        return Column(say(f"column.{key}", lang), [value(row) for row in rows])
 
     knn = numbers("knn", lambda row: "-" if row.knn is None else f"{row.knn:.2f}")
     has_knn = any(row.knn is not None for row in rows)
     by_embedding = comparison.recommendation.goal == "embedding"
     columns = [
-        _Column(f" {say('column.method', lang)}", [f" {row.method}" for row in rows], left=True),
-        _Column(say("column.fitted", lang), [say(f"word.{row.fitted}", lang) for row in rows], left=True),
+        Column(f" {say('column.method', lang)}", [f" {row.method}" for row in rows], left=True),
+        Column(say("column.fitted", lang), [say(f"word.{row.fitted}", lang) for row in rows], left=True),
         numbers("gain", lambda row: gains[rows.index(row)]),
         *([knn] if has_knn and by_embedding else []),
         numbers("log_px", lambda row: f"{row.log_px.value:.1f}"),
         numbers("kl", lambda row: f"{row.kl:.1f}"),
         numbers("units", lambda row: f"{row.active_units:.0f}"),
-        numbers("samples", lambda row: _short(row.samples)),
+        numbers("samples", lambda row: short(row.samples)),
         numbers("fit_s", lambda row: "<1" if row.fit_seconds < 1 else f"{row.fit_seconds:.0f}"),
     ]
     return [*columns, knn] if has_knn and not by_embedding else columns
@@ -163,12 +188,12 @@ def _signed(value: float, decimals: int) -> str:
     return text if text.strip("+-0.") else text[1:]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three figures, at most two decimals."""
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _shown(columns: Sequence[_Column], width: int) -> tuple[int, int]:
+def _shown(columns: Sequence[Column], width: int) -> tuple[int, int]:
     """How many columns fit, and how far apart."""
     for count in range(len(columns), 3, -1):
         for gap in (2, 1):
@@ -177,13 +202,14 @@ def _shown(columns: Sequence[_Column], width: int) -> tuple[int, int]:
     return min(3, len(columns)), 1
 
 
-def _fitting(columns: Sequence[_Column], width: int) -> list[str]:
+def fitting(columns: Sequence[Column], width: int) -> list[str]:
+    """The table, without the columns at the right for which there is no room."""
     count, gap = _shown(columns, width)
     cells = [column.lines() for column in columns[:count]]
     return [(" " * gap).join(parts).rstrip() for parts in zip(*cells, strict=True)]
 
 
-def _joined(feet: Sequence[str], width: int) -> list[str]:
+def joined(feet: Sequence[str], width: int) -> list[str]:
     """Footnotes side by side where they fit."""
     lines = [""]
     for foot in feet:

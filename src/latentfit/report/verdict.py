@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from latentfit.comparison.result import Comparison, Row
 from latentfit.diagnosis.catalogue import say
-from latentfit.report.pictures import is_image
+from latentfit.report.view import unit_words
 
 #: below this many training rows, small gains cannot be told from noise, and the reader is told so
 FEW_ROWS = 2000
@@ -78,8 +78,7 @@ def other_goals(comparison: Comparison, lang: str = "en") -> list[str]:
 
 def units(comparison: Comparison, lang: str = "en") -> dict[str, str]:
     """{"unit", "units"}: what a row is called, an image where it is one."""
-    kind = "image" if is_image(comparison.setting.data_shape) else "row"
-    return {"unit": say(f"unit.{kind}", lang), "units": say(f"unit.{kind}s", lang)}
+    return unit_words(comparison.setting.data_shape, lang)
 
 
 def row_of(comparison: Comparison, key: str) -> Row | None:

@@ -1,42 +1,97 @@
-"""What every section of the report needs: the comparison, its language, the words, number formats."""
+"""What every section of a report needs: the language, the words, the grey scale of its pictures, number formats."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from latentfit.comparison.result import Comparison
 from latentfit.diagnosis.catalogue import say
 from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.ladder import Ladder
 from latentfit.report import pictures
-from latentfit.report.verdict import units
 
 #: a share of rows with failed importance weights above which log p(x) is called unreliable
 UNRELIABLE = 0.05
 
 
 class View:
-    """A comparison seen in one language; counts the thumbnails of data that the page contains.
+    """A result seen in one language; counts the thumbnails of data that the page contains.
 
-    Attributes:
-        c: the comparison; t: `say` in this language, with `unit` and `units` filled in.
-        image: rows are pictures; changed: something other than N(0, I) is recommended.
-        show: pictures of the data may be contained; scale: one grey scale for all pictures.
+    Args:
+        lang: "en" or "vi".
+        shape: of a row of data.
+        show: whether pictures of the data may be contained.
+        shots: arrays of pictures; the first that is not empty gives one grey scale for all.
+        changed: whether something other than the model's own prior is put forward.
+        p: the name of the model's own prior.
     """
 
-    def __init__(self, comparison: Comparison, lang: str, show: bool) -> None:
-        self.c, self.lang, self.show = comparison, lang, show
-        self.words = units(comparison, lang)
-        self.image = pictures.is_image(comparison.setting.data_shape)
-        self.changed = comparison.recommendation.key != "standard"
-        shots = comparison.pictures
-        self.scale = pictures.scale_of([shots.originals, shots.reconstructions, shots.best_samples])
+    def __init__(
+        self,
+        lang: str,
+        shape: tuple[int, ...],
+        *,
+        show: bool = False,
+        shots: Sequence[np.ndarray] = (),
+        changed: bool = True,
+        p: str = "N(0, I)",
+    ) -> None:
+        self.lang, self.shape, self.show, self.changed = lang, shape, show, changed
+        self.words = {**unit_words(shape, lang), "p": p}
+        self.image = pictures.is_image(shape)
+        self.scale = pictures.scale_of(list(shots))
         self.thumbnails = 0
 
     def t(self, key: str, **parameters: Any) -> str:
-        """The sentence `key`."""
+        """The sentence `key`, with `unit`, `units` and `p` filled in."""
         return say(key, self.lang, **{**self.words, **parameters})
+
+
+class ComparisonView(View):
+    """A comparison `c` in one language."""
+
+    def __init__(self, comparison: Comparison, lang: str, show: bool) -> None:
+        shots = comparison.pictures
+        super().__init__(
+            lang,
+            comparison.setting.data_shape,
+            show=show,
+            shots=[shots.originals, shots.reconstructions, shots.best_samples],
+            changed=comparison.recommendation.key != "standard",
+        )
+        self.c = comparison
+
+
+def unit_words(shape: tuple[int, ...], lang: str = "en") -> dict[str, str]:
+    """{"unit", "units"}: what a row is called, an image where it is one."""
+    kind = "image" if pictures.is_image(shape) else "row"
+    return {"unit": say(f"unit.{kind}", lang), "units": say(f"unit.{kind}s", lang)}
+
+
+def prior_name(ladder: Ladder, lang: str = "en") -> str:
+    """What the model's own prior is called: N(0, I), or "the model's prior"."""
+    standard = getattr(ladder.nothing.prior, "name", None) == "standard"
+    return "N(0, I)" if standard else say("word.prior", lang)
+
+
+def shape_words(shape: tuple[int, ...], lang: str = "en") -> str:
+    """The size of a row: 28x28, or 2,000 columns."""
+    if len(shape) == 1:
+        return say("word.columns", lang, n=shape[0])
+    return "x".join(map(str, shape))
+
+
+def bits_per_dimension(nats: float, shape: tuple[int, ...]) -> str:
+    """Nats per row as bits per entry of a row, two figures.
+
+    >>> bits_per_dimension(38.2, (3, 64, 64))
+    '0.0045'
+    """
+    return f"{nats / (math.prod(shape) * math.log(2.0)):.2g}"
 
 
 def pair(draw: Callable[..., str]) -> dict[str, str]:

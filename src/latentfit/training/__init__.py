@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from latentfit.training.history import SETTLED, late_slope
 from latentfit.training.loop import TrainingResult, minimise
 from latentfit.training.progress import (
     LiveProgress,
@@ -14,6 +15,7 @@ from latentfit.training.recipe import Recipe
 from latentfit.training.rng import independent_seeds, isolated_rng
 
 __all__ = [
+    "SETTLED",
     "LiveProgress",
     "PlainProgress",
     "Progress",
@@ -22,6 +24,7 @@ __all__ = [
     "TrainingResult",
     "independent_seeds",
     "isolated_rng",
+    "late_slope",
     "minimise",
     "show_progress",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ from latentfit.errors import SavedFileError
 from latentfit.saving import write_atomic
 
 Record = dict[str, Any]
+
+#: validations before the last fifth of a run that it takes to speak of convergence
+MIN_VALIDATIONS = 8
+#: nats per row still won in the last fifth of a run that count as converged
+SETTLED = 0.5
 
 
 class Averages:
@@ -102,3 +107,12 @@ def _read(path: Path) -> list[Record]:
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 records.append(record)
     return records
+
+
+def late_slope(history: Sequence[Mapping[str, Any]], max_steps: int) -> float | None:
+    """Nats that the validation still won in the last fifth of the run; None where it was validated too rarely."""
+    points = [(h["step"], h["validation"]) for h in history if h.get("validation") is not None]
+    earlier = [value for step, value in points if step <= 0.8 * max_steps]
+    if len(earlier) < MIN_VALIDATIONS:
+        return None
+    return max(0.0, min(earlier) - min(value for _, value in points))

@@ -1,0 +1,162 @@
+"""What `diagnose_latents` costs, and its mixture against scikit-learn's.
+
+    python benchmarks/latents_speed.py [PART ...]  # mixture quick full memory linear flow; results/latents_speed.json
+
+Codes: twenty curved clusters (a centre, a quadratic image of six Gaussian numbers) with spreads of 0.2 to 0.6 and
+about unit variance in every coordinate. One thread; CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from _timing import RESULTS, interleave, one_thread, store
+
+from latentfit import priors
+from latentfit.diagnosis.latents import diagnose_latents
+from latentfit.evaluation import Codes, prior_gap
+from latentfit.priors import StandardNormalPrior
+from latentfit.priors.em import MixtureFit, fit_mixture
+from latentfit.priors.rows import CodeRows
+
+
+def clusters(n: int, dim: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and standard deviations of n rows, (n, dim) each, float32."""
+    population = np.random.default_rng(1234 + dim)
+    centre = 0.5 * population.standard_normal((20, dim))
+    lift = 0.22 * population.standard_normal((20, 6, dim))
+    bend = 0.16 * population.standard_normal((20, 6, dim))
+    rng = np.random.default_rng(seed)
+    which = rng.integers(0, 20, n)
+    mean, std = np.empty((n, dim), np.float32), np.empty((n, dim), np.float32)
+    for k in range(20):
+        rows = np.flatnonzero(which == k)
+        a = rng.standard_normal((len(rows), 6))
+        mean[rows] = centre[k] + a @ lift[k] + (a**2 - 1) @ bend[k]
+    for start in range(0, n, 10_000):  # in blocks: the memory measured is to be the library's
+        std[start : start + 10_000] = rng.uniform(0.2, 0.6, std[start : start + 10_000].shape)
+    return torch.from_numpy(mean), torch.from_numpy(std)
+
+
+def mixture() -> dict[str, Any]:
+    """Fifty full components on the same draws: seconds, and nats on 20,000 other rows."""
+    from sklearn.mixture import GaussianMixture
+
+    held_out = CodeRows(*clusters(20_000, 40, 9)).draw(torch.Generator().manual_seed(1))
+    found: dict[str, Any] = {}
+    for n, rounds in ((20_000, 3), (60_000, 1)):
+        z = CodeRows(*clusters(n, 40, 0)).draw(torch.Generator().manual_seed(0))
+        rows = CodeRows(z, torch.zeros_like(z))
+        nats: dict[str, list[float]] = {"latentfit": [], "scikit-learn": []}
+
+        def ours(rows: CodeRows = rows, nats: dict = nats) -> int:
+            seed = len(nats["latentfit"])
+            fit: MixtureFit = fit_mixture(rows, 50, "full", max_iterations=60, random_state=seed)
+            nats["latentfit"].append(fit.log_prob(held_out.double()).mean().item())
+            return 1
+
+        def theirs(z: torch.Tensor = z, nats: dict = nats) -> int:
+            seed = len(nats["scikit-learn"])
+            fit = GaussianMixture(50, random_state=seed).fit(z.numpy())
+            nats["scikit-learn"].append(float(fit.score(held_out.numpy())))
+            return 1
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn's, of its 100 iterations
+            seconds = interleave({"scikit-learn": theirs, "latentfit": ours}, rounds=rounds, warmup=0)
+        ratio = statistics.median(a / b for a, b in zip(seconds["scikit-learn"], seconds["latentfit"], strict=True))
+        found[f"{n} x 40"] = {
+            "times_faster": round(ratio, 2),
+            "seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
+            "held_out_nats": {name: [round(v, 3) for v in values] for name, values in nats.items()},
+        }
+        print(found, flush=True)
+    return found
+
+
+def diagnosis(n: int, dim: int, depth: Any) -> dict[str, Any]:
+    """One `diagnose_latents`: CPU seconds, peak memory and what the rungs win."""
+    mean, std = clusters(n, dim, 0)
+    began = time.process_time()
+    dx = diagnose_latents(mean, std=std, depth=depth)
+    return {
+        "seconds": round(time.process_time() - began, 1),
+        "peak_rss_gb": round(peak_memory() / 1e9, 2),
+        "gaps": {rung.name: [round(rung.gap.value, 3), round(rung.gap.std_error, 3)] for rung in dx.ladder.rungs},
+        "lower_bound": round(dx.prior_gap.interval[0], 3),
+    }
+
+
+def alone(n: int, dim: int, depth: str) -> dict[str, Any]:
+    """`diagnosis` in a process of its own, so that its peak memory is its own."""
+    command = [sys.executable, __file__, "--one", str(n), str(dim), depth]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def flow() -> dict[str, Any]:
+    """T on 20,000 other rows of a flow fitted on 24,000, at its default steps and at three times as many."""
+    mean, std = clusters(24_000, 40, 0)
+    other = Codes.of(clusters(20_000, 40, 9)[0], std=clusters(20_000, 40, 9)[1])
+    found = {}
+    for name, components in (("normal base", 0), ("mixture base", 30)):
+        for times in (1, 3):
+            arguments = {"base": priors.create("mixture", latent_dim=40, n_components=components)} if components else {}
+            steps = priors.fitting.default_max_steps(len(mean), 40) * times
+            r = priors.create("realnvp", latent_dim=40, **arguments)
+            began = time.process_time()
+            r.fit(mean, std=std, max_steps=steps)
+            seconds = round(time.process_time() - began, 1)
+            gap = prior_gap(r, StandardNormalPrior(40), other)
+            found[f"{name}, {steps} steps"] = {"gap": round(gap.value, 3), "seconds": seconds}
+            print(found, flush=True)
+    return found
+
+
+def peak_memory() -> int:
+    """Bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "mixture": mixture,
+    "quick": lambda: {"60000 x 40": alone(60_000, 40, "quick")},
+    "full": lambda: {"60000 x 40": alone(60_000, 40, "full")},
+    "memory": lambda: {"1000000 x 64": alone(1_000_000, 64, "quick")},
+    "linear": lambda: {f"{n} x 40": alone(n, 40, "quick") for n in (100_000, 200_000, 400_000)},
+    "flow": flow,
+}
+
+
+def main() -> None:
+    """Run the parts asked for, and keep the others' stored results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--one", nargs=3, metavar=("N", "D", "DEPTH"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    one_thread()
+    if arguments.one:
+        n, dim, depth = arguments.one
+        print(json.dumps(diagnosis(int(n), int(dim), depth)))
+        return
+    path = RESULTS / "latents_speed.json"
+    for part in arguments.parts or PARTS:
+        found = PARTS[part]()
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        store("latents_speed", stored | {part: found})
+        print(part, json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

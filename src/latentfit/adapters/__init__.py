@@ -1,0 +1,20 @@
+"""VAEs that somebody else wrote, behind the contract: run on an example, described, never changed."""
+
+from latentfit.adapters.adapt import adapt
+from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
+from latentfit.adapters.given import GivenGaussian
+from latentfit.adapters.scale_card import LatentScaleCard, latent_scale_card
+from latentfit.adapters.subject import Subject, subject
+
+__all__ = [
+    "AdaptedVAE",
+    "GivenGaussian",
+    "LatentScaleCard",
+    "Loss",
+    "OwnRows",
+    "Subject",
+    "TrainingFacts",
+    "adapt",
+    "latent_scale_card",
+    "subject",
+]

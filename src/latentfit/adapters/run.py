@@ -1,0 +1,246 @@
+"""One run of a foreign VAE on the example: what it gives, how that is read, and the lines that say so."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentfit.adapters.adapted import Loss
+from latentfit.adapters.calls import ForeignCall
+from latentfit.adapters.decoding import ForeignDecoder, NoDecoder, likelihood_of, raw_output, to_parameters
+from latentfit.adapters.encoding import Reading, understand
+from latentfit.adapters.example import EXAMPLE_ROWS, between_0_and_1
+from latentfit.adapters.given import GivenGaussian
+from latentfit.errors import InputError
+from latentfit.likelihoods import Normal
+from latentfit.likelihoods import create as create_likelihood
+from latentfit.model.contracts import Likelihood
+from latentfit.registry import registry
+from latentfit.training.rng import isolated_rng
+
+#: decoded values on another scale: their width as a share of the data's, or how far they lie outside
+NARROW, OUTSIDE = 0.05, 0.25
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says, see `adapt`."""
+
+    likelihood: str | Likelihood | None
+    kl_weight: float | None
+    reconstruction: str | None
+    spread: str
+    output: str
+    scale: float | str
+    latent: torch.Size | None
+
+
+class Run:
+    """One run of the model on the example: what it gives, and the lines that say so."""
+
+    def __init__(self, x: Tensor, to_z: ForeignCall, to_x: ForeignCall | None, options: Options) -> None:
+        self.x, self.to_z, self.to_x, self.options = x, to_z, to_x, options
+        self.lines: list[str] = []
+        self.likelihood: Likelihood | None = None
+        self.decoder_module: nn.Module = NoDecoder()
+        self.loss: Loss | None = None
+        self.grey = False
+        self.reading: Reading
+        self.mean: Tensor
+        self.spread: Tensor
+
+    def encoder(self) -> None:
+        """encode(x), twice: what it gives, and how it is read."""
+        outputs = []
+        for seed in (0, 1):
+            with isolated_rng(seed, self.x.device):
+                outputs.append(_called("encode", "x", self.to_z, self.x))
+        self.reading = understand(outputs[0], outputs[1], self.options.spread, self.options.latent)
+        self.mean, self.spread = self.reading(outputs[0])
+        if len(self.mean) != len(self.x):
+            raise InputError(f"encode(x) gave {len(self.mean)} codes for {len(self.x)} rows; expected one for each.")
+        kind = self.reading.kind
+        self._say("encode(x)", f"-> (mean, {kind}), each {tuple(self.mean.shape)}; {self.reading.said}")
+
+    def decoder(self) -> None:
+        """decode(mean): shape, range, likelihood, loss and round trip."""
+        if self.to_x is None:
+            if self.options.likelihood is not None:
+                raise InputError("adapt: a likelihood needs a decoder; give decode=, or leave likelihood out.")
+            self._say("decode(z)", "none given: no samples, no numbers about p(x given z)")
+            self._say_missing()
+            return
+        with isolated_rng(0, self.x.device):
+            output = _called("decode", "z", self.to_x, self.mean)
+        returned = likelihood_of(output)
+        name, template = self._likelihood_name(returned)
+        own_scale = name == "normal" and returned is not None and self._is_free
+        n_parameters = 2 if own_scale else 1 if template is None else template.n_parameters
+        raw = raw_output(output, with_scale=n_parameters == 2)
+        if name is None:
+            self.decoder_module = ForeignDecoder(self.to_x, raw.shape[1:])
+            self._say_range(raw, "")
+            self._say_missing()
+            return
+        self._check_shape(raw, n_parameters)
+        how, said = to_parameters(name, self.options.output, raw, returned is not None)
+        self.decoder_module = ForeignDecoder(self.to_x, self.x.shape[1:], how, n_parameters)
+        params = self.decoder_module(self.mean)
+        error = self._error() if name == "normal" and self._is_free and not own_scale else None
+        self.likelihood = self._likelihood(name, template, error, own_scale).to(self.x.device).eval()
+        decoded = self.likelihood.mean(params)
+        explained = self._explained(decoded)
+        self._check_scales(decoded, explained)
+        self._say_range(raw, said)
+        self._check_rows(name)
+        self._say_loss(name, error)
+        self._say_round_trip(explained)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether the Normal's sigma is to be found from the example."""
+        return self.options.scale == "auto" and not isinstance(self.options.likelihood, Likelihood)
+
+    def _likelihood_name(self, returned: str | None) -> tuple[str | None, Likelihood | None]:
+        given = self.options.likelihood
+        if isinstance(given, Likelihood):
+            return given.name or type(given).__name__, given
+        if given is None and returned is None:
+            return None, None
+        name = returned if given is None else registry.canonical("likelihood", given)
+        if returned is not None and returned != name:
+            raise InputError(f"decode(z) returned a distribution that is {returned!r}; likelihood is {given!r}.")
+        return name, None if name == "normal" else create_likelihood(str(name))
+
+    def _likelihood(self, name: str, template: Likelihood | None, error: float | None, own_scale: bool) -> Likelihood:
+        scale = self.options.scale
+        if scale != "auto" and (name != "normal" or template is not None):
+            raise InputError(f"adapt: scale= is the sigma of likelihood='normal', named so; got {name!r}.")
+        if template is not None:
+            return template
+        return Normal(scale="row", floor=0.0) if own_scale else Normal(scale=float(scale) if error is None else error)
+
+    def _error(self) -> float:
+        """Root mean square error at draws of z: at the means it would be too small."""
+        repeats = -(-EXAMPLE_ROWS // len(self.x))
+        generator = torch.Generator(device=self.x.device).manual_seed(0)
+        squares = 0.0
+        q = GivenGaussian(tuple(self.mean.shape[1:]), full=self.reading.kind == "scale_tril")
+        q_z = q(torch.cat([self.mean.flatten(1), self.spread.flatten(1)], -1))
+        for _ in range(repeats):
+            z, _ = q_z.rsample_with_log_prob(1, generator)
+            squares += (self.decoder_module(z[0]).double() - self.x).square().mean().item()
+        return max((squares / repeats) ** 0.5, 1e-6)
+
+    def _explained(self, decoded: Tensor) -> float:
+        x = self.x.double()
+        total = (x - x.mean(0)).square().mean().item()
+        return 1 - (x - decoded).square().mean().item() / max(total, 1e-300)
+
+    def _check_shape(self, raw: Tensor, n_parameters: int) -> None:
+        if raw.numel() != self.x.numel() * n_parameters or len(raw) != len(self.x):
+            each = "" if n_parameters == 1 else f", {n_parameters} numbers for each entry"
+            raise InputError(
+                f"decode(z) returned {tuple(raw.shape)} for rows of {tuple(self.x.shape)}{each}; they must agree. "
+                "Crop or reshape in decode=, or give the example as training saw it."
+            )
+
+    def _check_scales(self, decoded: Tensor, explained: float) -> None:
+        low, high = decoded.min().item(), decoded.max().item()
+        least, most = self.x.min().item(), self.x.max().item()
+        advice = _rescaling((low, high), (least, most))
+        # without two well-known scales it takes more to tell another one from a decoder that learned nothing
+        narrow = high - low < NARROW * (most - least) and explained < (0 if advice else -1)
+        margin = OUTSIDE * max(most - least, high - low)
+        outside = (low < least - margin or high > most + margin) and explained < -1 and bool(advice)
+        if narrow or outside:
+            raise InputError(
+                f"decode(z) lies in [{low:.2f}, {high:.2f}] but the data in [{least:g}, {most:g}]: different scales. "
+                f"Give Latentfit the data as your training saw it{advice}."
+            )
+
+    def _check_rows(self, name: str) -> None:
+        assert self.likelihood is not None
+        self.grey = name == "bernoulli" and between_0_and_1(self.x)
+        if not self.grey:
+            self.likelihood.check(self.x)
+
+    def _say(self, label: str, text: str) -> None:
+        self.lines += textwrap.wrap(f"{label:10} {text}", 79, initial_indent=" ", subsequent_indent=" " * 12)
+
+    def _say_range(self, raw: Tensor, said: str) -> None:
+        text = f"-> {tuple(raw.shape)} in [{raw.min():.2f}, {raw.max():.2f}]; "
+        text += f"data in [{self.x.min():.2f}, {self.x.max():.2f}]"
+        self._say("decode(z)", text + (f"; {said}" if said else ""))
+
+    def _say_missing(self) -> None:
+        self._say("likelihood", "not given: prior gap, holes and collapse only; no log p(x), ELBO or inference gap")
+
+    def _say_loss(self, name: str, error: float | None) -> None:
+        likelihood, options = self.likelihood, self.options
+        assert likelihood is not None
+        sigma = float(likelihood.scale) if name == "normal" and isinstance(likelihood.scale, int | float) else None
+        text = name if sigma is None else f"normal with sigma {sigma:.3g}"
+        if error is not None:
+            text += f" (from the error on {len(self.x)} example rows)"
+        if self.grey:
+            text += (
+                ". Pixels are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0). "
+                "For grey data: likelihood='continuous_bernoulli'"
+            )
+        self._say("likelihood", text)
+        self.loss = _loss(name, options.kl_weight, options.reconstruction)
+        if self.loss is None:
+            self._say("loss", "not given (kl_weight=, reconstruction=): effective beta unknown")
+            return
+        n = self.x[0].numel()
+        at = "" if sigma is None else f" at sigma {sigma:.3g}"
+        unknown = sigma is None and self.loss.reconstruction.startswith("mse")
+        formula = "not one number: sigma differs" if unknown else f"{self.loss.formula(n, sigma)}{at}; 1 is the ELBO"
+        self._say("loss", f"{self.loss.reconstruction} + {self.loss.kl_weight:g} KL: beta = {formula}")
+
+    def _say_round_trip(self, explained: float) -> None:
+        what = "pixel variance" if self.x.dim() > 2 else "variance"
+        if explained > 0:
+            self._say("round trip", f"decode(mean) explains {100 * explained:.0f} % of the {what}")
+        else:
+            self._say("round trip", f"decode(mean) explains none of the {what}: is it trained, and the data scaled so?")
+
+
+def _called(name: str, argument: str, function: nn.Module, value: Tensor) -> Any:
+    try:
+        return function(value)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{name}({argument}) failed on {tuple(value.shape)}: {type(error).__name__}: {reason} "
+            f"Give the example as training saw it, or your own {name}=lambda {argument}: ..."
+        ) from error
+
+
+def _loss(name: str, kl_weight: float | None, reconstruction: str | None) -> Loss | None:
+    if kl_weight is None and reconstruction is None:
+        return None
+    if reconstruction is None:
+        if name == "normal":
+            raise InputError("kl_weight= needs reconstruction=: 'nll', 'mse_sum' or 'mse_mean' for a Normal.")
+        reconstruction = "nll"
+    loss = Loss(1.0 if kl_weight is None else float(kl_weight), reconstruction)  # type: ignore[arg-type]  # it checks
+    of = {"mse": ("normal",), "bce": ("bernoulli", "continuous_bernoulli")}.get(reconstruction[:3])
+    if of is not None and name not in of:
+        raise InputError(f"reconstruction={reconstruction!r} goes with {' or '.join(of)}, not with {name!r}.")
+    return loss
+
+
+def _rescaling(decoded: tuple[float, float], data: tuple[float, float]) -> str:
+    """What brings data to the scale of the decoder, where both have a well-known one; else nothing."""
+    signed, unit = -1 <= decoded[0] < 0 and decoded[1] <= 1, decoded[0] >= 0 and decoded[1] <= 1
+    if data[0] >= 0 and 2 < data[1] <= 255 and (signed or unit):
+        return ", e.g. x / 127.5 - 1" if signed else ", e.g. x / 255"
+    if signed and data[0] >= 0 and data[1] <= 1:
+        return ", e.g. 2 * x - 1"
+    return ", e.g. (x + 1) / 2" if unit and data[0] >= -1 and data[1] <= 1 else ""

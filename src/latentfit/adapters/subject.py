@@ -1,0 +1,116 @@
+"""Whatever is to be diagnosed or retrofitted, behind one face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from latentfit import methods
+from latentfit.adapters.adapt import adapt
+from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
+from latentfit.adapters.example import between_0_and_1, first_rows
+from latentfit.data.batch import Batch
+from latentfit.errors import InputError
+from latentfit.evaluation.rows import evaluation_rows
+from latentfit.model.vae import VAEModule
+from latentfit.training import SETTLED, late_slope
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A VAE and what is known about it.
+
+    Attributes:
+        vae: the model behind the contract.
+        rows: (X, argument's name in messages) -> the rows as `vae` takes them.
+        name: what tables call it.
+        loss, training_facts, own_rows: see `AdaptedVAE`; None where nothing is known.
+        can_score: whether log p(x given z) can be computed.
+        grey: whether its rows are grey pixels under a Bernoulli.
+    """
+
+    vae: VAEModule
+    rows: Callable[[Any, str], Batch]
+    name: str
+    loss: Loss | None = None
+    training_facts: TrainingFacts | None = None
+    own_rows: OwnRows | None = None
+    can_score: bool = True
+    grey: bool = False
+
+
+def subject(model: Any, example: Any = None) -> Subject:
+    """A fitted `lf.VAE`, a `VAEModule`, an adapted model or a foreign one (it is adapted) as a `Subject`.
+
+    Args:
+        model: the model.
+        example: rows it was trained on or their like; a foreign model is run on its first ones, and a Bernoulli is
+            asked whether they are grey.
+
+    Raises:
+        InputError: an estimator that is not fitted, or see `adapt`.
+    """
+    if hasattr(model, "get_params") and hasattr(model, "_rows"):
+        return _of_estimator(model)
+    if not isinstance(model, VAEModule):
+        model = adapt(model, example=example)
+    if isinstance(model, AdaptedVAE):
+        return Subject(
+            model,
+            _rows_of(model, model.data_shape, model.read),
+            model.model_name,
+            loss=model.loss,
+            training_facts=model.training_facts,
+            own_rows=model.own_rows,
+            can_score=model.can_score,
+            grey=model.grey or (example is not None and is_grey(model, example)),
+        )
+    name = f"{type(model).__name__} ({model.likelihood.name})" if model.likelihood.name else type(model).__name__
+    return Subject(model, _rows_of(model, None), name, grey=example is not None and is_grey(model, example))
+
+
+def is_grey(model: VAEModule, example: Any) -> bool:
+    """Whether a Bernoulli is to score values between 0 and 1."""
+    if model.likelihood.name != "bernoulli":
+        return False
+    return between_0_and_1(first_rows(example).x)
+
+
+def _rows_of(
+    model: VAEModule, data_shape: torch.Size | None, read: Callable[[Any], Batch] | None = None
+) -> Callable[[Any, str], Batch]:
+    def rows(X: Any, what: str = "X") -> Batch:
+        given = read(X) if read is not None and hasattr(X, "obsm") else X
+        batch = evaluation_rows(given, model, what)
+        if data_shape is not None and batch.x.shape[1:] != data_shape:
+            raise InputError(
+                f"{what} has rows of shape {tuple(batch.x.shape[1:])}; the model was adapted on rows of shape "
+                f"{tuple(data_shape)}. Reshape {what} like the example."
+            )
+        return batch
+
+    return rows
+
+
+def _of_estimator(estimator: Any) -> Subject:
+    """A scikit-learn estimator: its own preparation of rows, and its method's KL weight."""
+    name = type(estimator).__name__
+    if not hasattr(estimator, "module_"):
+        raise InputError(f"This {name} is not fitted yet: call fit(X) first.")
+
+    def rows(X: Any, what: str = "X") -> Batch:
+        return evaluation_rows(estimator._rows(X), estimator.module_, what)
+
+    schedule = methods.get(estimator.method).kl_weight(max(1, estimator.n_steps_))
+    weight = float(schedule(schedule.settled_at))
+    slope = late_slope(estimator.history_, estimator.n_steps_)
+    return Subject(
+        estimator.module_,
+        rows,
+        f"{name} ({estimator.module_.likelihood.name})",
+        loss=Loss(weight, "nll"),
+        training_facts=TrainingFacts(weight, converged=None if slope is None else slope < SETTLED),
+    )

@@ -1,0 +1,83 @@
+"""`latentfit retrofit`: a better prior for a trained VAE, its weights untouched."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentfit.cli.diagnosis import Shown
+from latentfit.cli.models import check_folder
+from latentfit.cli.options import grouped, one_of
+from latentfit.cli.parts import Parts
+from latentfit.cli.program import app, note
+from latentfit.cli.subject import Asked
+from latentfit.errors import InputError
+
+
+@app.command()
+@grouped
+def retrofit(
+    context: typer.Context,
+    asked: Asked,
+    shown: Shown,
+    out: Annotated[Path | None, typer.Option(help="folder for the fitted prior")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace the prior in the folder")] = False,
+    goal: Annotated[
+        str, typer.Option(help="likelihood or samples: what decides", callback=one_of("likelihood", "samples"))
+    ] = "likelihood",
+    max_minutes: Annotated[float | None, typer.Option(help="of all fits together")] = None,
+) -> None:
+    """Fit a better prior to a trained VAE's codes; no weight is touched."""
+    asked.check("retrofit")
+    shown.check()
+    if max_minutes is not None and not (math.isfinite(max_minutes) and max_minutes > 0):
+        raise InputError(f"--max-minutes must be above 0, got {max_minutes:g}.")
+    if out is not None:
+        check_folder(out, fresh)
+    codes = asked.codes()
+    if codes is not None and goal == "samples":
+        raise InputError("--goal samples needs a decoder, not codes alone: give RUN or --model.")
+    from latentfit.cli import subject
+
+    if codes is not None:
+        from latentfit.cli.latents import read_latents
+
+        arrays = read_latents(codes, None, asked.mean_key, asked.var_key)
+        if "groups" in arrays:
+            note(f"{codes.name}: groups are left aside; errors are those of rows by themselves.")
+        given = subject.codes_subject(arrays)
+    else:
+        given = subject.subject(asked)
+    from latentfit import retrofit as run
+    from latentfit.diagnosis.latents import DEPTHS
+    from latentfit.estimator import save
+    from latentfit.saving import check_writable
+
+    if out is not None:
+        check_writable(out, overwrite=fresh)
+    # rows without training rows beside them are split by `retrofit` itself
+    train, test = (given.test, None) if given.train is None else (given.train, given.test)
+    with Parts() as parts:
+        fix: Any = run(
+            given.model,
+            train,
+            X_test=test,
+            goal=goal,
+            priors=DEPTHS["quick" if shown.quick else shown.depth],
+            max_minutes=max_minutes,
+            random_state=shown.seed,
+            lang=shown.lang,
+            progress=parts,
+        )
+    shown.tell(fix, str(fix), context.obj, given.built_in)
+    if out is None:
+        return
+    if not fix.changed:
+        note("Prior       the old one fits: nothing was kept, so nothing is saved")
+        return
+    save(fix.prior, out, overwrite=fresh)
+    note(f"Prior       {out.as_posix()}/")
+    note(f'Python      latentfit.priors.load("{out.as_posix()}").sample(100)')

@@ -1,0 +1,122 @@
+"""From numbers to findings: the thresholds, in one place, for models, latents and comparisons alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latentfit.diagnosis.findings import Finding, Status
+from latentfit.diagnosis.probe import Probe
+from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.ladder import WORTHWHILE
+
+#: an effective beta within these is calibrated enough; beyond 3 the decoder comes first, whatever the prior
+CALIBRATED_BETA = (1 / 1.5, 1.5)
+GRAVE_BETA = 3.0
+#: shares of draws from the prior in holes: 1 % where prior and codes agree
+MANY_HOLES = 0.05
+
+
+def training_finding(kl_weight: float | None, warmup: str | None, converged: bool | None) -> Finding:
+    """Whether the training was finished, by what its owner or its package says of it.
+
+    Args:
+        kl_weight: what the KL weight ended at; None: unknown.
+        warmup: what the history says of an unfinished warm-up.
+        converged: None: unknown.
+    """
+    if kl_weight is not None and kl_weight < 0.99:
+        parameters: dict[str, Any] = {"kl_weight": kl_weight}
+        if warmup:
+            return Finding("LF-TRAIN-01", "improve", {**parameters, "warmup": warmup, "variant": "warmup"})
+        return Finding("LF-TRAIN-01", "improve", {**parameters, "variant": "weight"})
+    if converged is False:
+        return Finding("LF-TRAIN-01", "improve", {"variant": "rising"})
+    if converged is None:
+        return Finding("LF-TRAIN-01", "know", {"variant": "unknown"})
+    return Finding("LF-TRAIN-01", "ok", {"variant": "finished"})
+
+
+def decoder_finding(
+    likelihood: str, sigma: tuple[float, float] | None, gain: Estimate | None, beta: float | None
+) -> Finding:
+    """Whether sigma is the residuals' own.
+
+    Args:
+        likelihood: its name.
+        sigma: (used, optimal); None where there is no sigma.
+        gain: nats per row won by the optimal one.
+        beta: the effective KL weight at the optimal sigma, where the loss is known.
+    """
+    facts: dict[str, Any] = {"likelihood": likelihood}
+    if sigma is not None:
+        facts |= {"used": sigma[0], "optimal": sigma[1]}
+    if gain is not None and gain.interval[0] > 0 and gain.value > WORTHWHILE:
+        status: Status = "fix" if gain.value > 10 else "improve"
+        return Finding("LF-DECODER-01", status, {**facts, "gain": gain, "variant": "sigma"}, gain)
+    if beta is not None and not CALIBRATED_BETA[0] <= beta <= CALIBRATED_BETA[1]:
+        grave: Status = "fix" if not 1 / GRAVE_BETA <= beta <= GRAVE_BETA else "know"
+        return Finding("LF-DECODER-01", grave, {**facts, "beta": beta, "variant": "beta"})
+    if sigma is None:
+        return Finding("LF-DECODER-01", "ok", facts)
+    return Finding("LF-DECODER-01", "ok", {**facts, "variant": "calibrated"})
+
+
+def collapse_finding(active: float, total: int) -> Finding:
+    """How many units carry something."""
+    return Finding("LF-COLLAPSE-01", "ok" if 2 * active > total else "know", {"active": active, "total": total})
+
+
+def inference_finding(gap: Estimate, kl: float, k: int, estimator: str = "importance sampling") -> Finding:
+    """What the encoder loses; a nat, or a tenth of the KL, is what a diagonal Gaussian usually does."""
+    parameters: dict[str, Any] = {"gap": gap, "k": k}
+    if estimator == "ais":
+        parameters["variant"] = "ais"
+    if gap.value < max(1.0, 0.1 * kl):
+        return Finding("LF-INFERENCE-01", "ok", parameters)
+    status: Status = "improve" if gap.value > max(2.0, 0.25 * kl) else "know"
+    return Finding("LF-INFERENCE-01", status, parameters, gap)
+
+
+def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
+    """The prior gap: below a tenth of a nat it is not worth a larger model, however significant."""
+    parameters = {"gap": gap, "share": share, **facts}
+    if gap.interval[0] <= 0 or gap.value <= WORTHWHILE:
+        return Finding("LF-PRIOR-02", "ok", parameters)
+    grave: Status = "improve" if gap.value > 5 * WORTHWHILE or share > 0.03 else "small"
+    return Finding("LF-PRIOR-01", grave, parameters, gap)
+
+
+def holes_finding(share: float) -> Finding:
+    """How many draws from the prior fall where no row is encoded."""
+    return Finding("LF-HOLES-01", "ok" if share < MANY_HOLES else "improve", {"share": share})
+
+
+def functional_hole_finding(excess: Estimate, floor: float) -> Finding:
+    """How much worse samples from the prior are than samples from the codes, in the same features."""
+    bad = excess.interval[0] > 0 and excess.value > 0.1 * abs(floor)
+    return Finding("LF-HOLES-02", "improve" if bad else "ok", {"excess": excess, "floor": floor})
+
+
+def probe_finding(probe: Probe) -> Finding:
+    """Whether the prior presses on the encoder."""
+    facts = {"steps": probe.steps[-1], "gain": probe.gain[-1], "pressure": probe.pressure}
+    if probe.presses:
+        variant = {"variant": "rising"} if probe.rising else {}
+        return Finding("LF-PROBE-01", "improve", {**facts, **variant}, probe.gain[-1])
+    return Finding("LF-PROBE-01", "ok", facts)
+
+
+def embedding_finding(knn: Estimate, baseline: Estimate, n_components: int) -> Finding:
+    """Whether the codes keep what as many principal components keep of the labels."""
+    worse = knn.interval[1] < baseline.value
+    facts = {"knn": knn.value, "baseline": baseline.value, "n_components": n_components}
+    return Finding("LF-EMBED-01", "improve" if worse else "ok", facts)
+
+
+def groups_finding(gaps: dict[str, tuple[int, Estimate]], overall: Estimate) -> Finding:
+    """The gap from group to group."""
+    values = [gap.value for _, gap in gaps.values()]
+    low, high = min(values), max(values)
+    worst = max(gaps, key=lambda name: gaps[name][1].value)
+    uneven = gaps[worst][1].interval[0] > overall.interval[1] and high > 2 * max(overall.value, WORTHWHILE)
+    return Finding("LF-GROUPS-01", "know" if uneven else "ok", {"low": low, "high": high, "worst": worst})

@@ -1,0 +1,212 @@
+"""The report of a diagnosis: one offline HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentfit.diagnosis.catalogue import finding_change, finding_name, finding_price, finding_remedy
+from latentfit.diagnosis.result import Diagnosis
+from latentfit.evaluation.ladder import NOTHING
+from latentfit.report import figures, parts
+from latentfit.report.diagnosis_text import (
+    NEXT,
+    advice,
+    gain_text,
+    head_sentence,
+    measured,
+    missing,
+    rows_line,
+    what_line,
+    words_of,
+)
+from latentfit.report.page import render_page, write_page
+from latentfit.report.view import View, known, percent, prior_name, seconds
+
+#: fewer test rows than this and the report says so
+FEW_ROWS = 500
+
+
+def write_diagnosis(
+    dx: Diagnosis, path: str | Path, *, lang: str = "en", title: str | None = None, show_data: bool = False
+) -> Path:
+    """Write the report of a diagnosis into a file, atomically; returns its path.
+
+    Args:
+        dx: what was found.
+        path: of the file.
+        lang: "en" or "vi".
+        title: of the page; the model's name by default.
+        show_data: whether the file may contain pictures of the data.
+
+    Raises:
+        InputError: an unknown language.
+    """
+    return write_page(path, render_diagnosis(dx, lang=lang, title=title, show_data=show_data))
+
+
+def render_diagnosis(dx: Diagnosis, *, lang: str = "en", title: str | None = None, show_data: bool = False) -> str:
+    """The report as one HTML document; see `write_diagnosis`."""
+    shots = [dx.pictures.get(name, np.empty(0)) for name in ("originals", "reconstructions", "null_samples")]
+    s, p = dx.setting, prior_name(dx.ladder, lang)
+    view = View(lang, s.data_shape, show=show_data, shots=shots, changed=False, p=p)
+    t = view.t
+    budget = {} if dx.budget is None else {**dx.budget.parts, "rest": dx.budget.rest}
+    items = parts.finding_items(view, dx.findings)
+    units = parts.unit_figure(view, dx.active_units.kl, dx.active_units.std)
+    draws = [(dx.pictures.get("map_null", np.empty(0)), "null", p)]
+    labels = dx.pictures.get("map_labels")
+    sections: dict[str, Any] = {
+        "headline": head_sentence(dx, lang),
+        "evidence": [_sentence(line) for line in (*rows_line(dx, lang), *measured(dx, lang))],
+        "eyebrow": t("report.diagnosis.eyebrow", model=s.model, what=what_line(dx, lang)),
+        "tiles": _tiles(view, dx),
+        "see": _see(view, dx),
+        "error": parts.error_bar(view, budget, "report.diagnosis.error"),
+        "findings": {"title": t("report.diagnosis.findings"), "items": items},
+        "gains": _ladder(view, dx),
+        "table": _table(view, dx),
+        "groups": _groups(view, dx),
+        "map": parts.code_map(view, dx.pictures.get("map_codes", np.empty(0)), draws, labels=labels),
+        "units": {"caption": t("report.units.caption"), "panels": [(s.model, "null", units)]},
+        "holes": _holes(view, dx),
+        "trust": _trust(view, dx),
+        "cost": {"title": t("report.diagnosis.cost"), "lines": _cost(view, dx)},
+        "commands": _commands(view, dx),
+        "glossary": parts.glossary(view),
+    }
+    facts = [
+        t("report.foot.seed", seed=s.random_state),
+        t("report.foot.time", seconds=f"{s.seconds:,.0f}", device=s.device),
+    ]
+    sections["foot"] = parts.foot(view, versions=parts.versions(), facts=facts)
+    return render_page(view, sections, title=title, name=s.model)
+
+
+def _sentence(line: str) -> str:
+    """A line of the terminal as a sentence."""
+    return line[:1].upper() + line[1:].rstrip(".") + "."
+
+
+def _tiles(view: View, dx: Diagnosis) -> list[dict[str, str]]:
+    t = view.t
+    tiles = [parts.gap_tile(view, dx.prior_gap, t("report.diagnosis.tile.gap"), dx.share_of_kl, dx.kl.value)]
+    if dx.inference_gap is not None and known(dx.inference_gap.value):
+        value, unit = str(dx.inference_gap), t("report.tile.gap.unit")
+        note = t("report.diagnosis.tile.inference.note", n=dx.setting.n_scored)
+        label = t("report.diagnosis.tile.inference")
+        tiles.append({"value": value, "label": f"{unit}, {label}", "note": note})
+    if dx.holes is not None:
+        share = percent(float(dx.holes.share))
+        tiles.append({"value": share, "label": t("report.tile.holes"), "note": t("report.tile.holes.note.same")})
+    note = "" if dx.dimension is None else t("report.diagnosis.tile.units.note", dimension=dx.dimension)
+    units = f"{int(dx.active_units)} / {dx.active_units.total}"
+    return [*tiles, {"value": units, "label": t("report.diagnosis.tile.units"), "note": note}]
+
+
+def _see(view: View, dx: Diagnosis) -> dict[str, Any] | None:
+    sheets = [(dx.pictures.get("null_samples", np.empty(0)), "null", view.t("report.retrofit.see.null"))]
+    rows = [(dx.pictures.get("reconstructions", np.empty(0)), "mute", view.t("report.see.reconstructions"))]
+    return parts.grids(view, sheets, rows, "report.diagnosis.see.caption")
+
+
+def _ladder(view: View, dx: Diagnosis) -> dict[str, Any] | None:
+    marks = [
+        figures.Mark(
+            view.words["p"] if rung.name == NOTHING else rung.name,
+            "",
+            None if rung.name == NOTHING else rung.gap,
+            "" if rung.name == NOTHING else seconds(rung.seconds),
+            rung is dx.ladder.chosen,
+        )
+        for rung in dx.ladder.candidates
+    ]
+    caption = view.t("report.diagnosis.ladder.caption", n=dx.setting.n_test)
+    axis = view.t("report.diagnosis.ladder.axis")
+    found = parts.intervals(view, marks, axis, view.t("report.gain.seconds"), caption)
+    return None if found is None else {"title": view.t("report.diagnosis.ladder"), **found}
+
+
+def _table(view: View, dx: Diagnosis) -> dict[str, Any]:
+    t, rows = view.t, []
+    for rung in dx.ladder.candidates:
+        own = rung.name == NOTHING
+        cells = [
+            ("method", view.words["p"] if own else rung.name, rung.name),
+            ("gap", "0" if own else str(rung.gap), rung.gap.value),
+            ("fit_s", "–" if own else seconds(rung.seconds), rung.seconds),
+            ("parameters", f"{rung.n_parameters:,}", rung.n_parameters),
+        ]
+        rows.append({"cells": cells, "chosen": t("column.kept") if rung is dx.ladder.chosen else ""})
+    columns = [("method", t("column.rung")), *((name, t(f"column.{name}")) for name in ("gap", "fit_s", "parameters"))]
+    return {
+        "title": t("report.diagnosis.table"),
+        "caption": t("report.diagnosis.table.caption"),
+        "columns": columns,
+        "sorted": "",
+        "rows": rows,
+        "test": None,
+        "foot": "",
+    }
+
+
+def _groups(view: View, dx: Diagnosis) -> dict[str, Any] | None:
+    table = sorted(dx.gap_by_group.items(), key=lambda item: -item[1][1].value)
+    marks = [figures.Mark(str(name), "", gap, f"{n:,}") for name, (n, gap) in table[:30]]
+    caption = view.t("report.diagnosis.groups.caption")
+    found = parts.intervals(view, marks, view.t("report.diagnosis.ladder.axis"), view.words["units"], caption)
+    return None if found is None else {"title": view.t("report.diagnosis.groups"), **found}
+
+
+def _holes(view: View, dx: Diagnosis) -> dict[str, str] | None:
+    if dx.holes is None:
+        return None
+    draws = [(dx.holes.log_r_samples, "null", view.t("report.retrofit.see.null"))]
+    figure = parts.hole_figure(view, dx.holes.log_r_codes, draws, dx.holes.threshold)
+    return None if figure is None else {"caption": view.t("report.holes.caption"), "svg": figure}
+
+
+def _trust(view: View, dx: Diagnosis) -> list[tuple[str, str]]:
+    t, s = view.t, dx.setting
+    low, high = (f"{v:.2f}" for v in dx.prior_gap.interval)
+    items = [("good", t("report.diagnosis.trust.gap", low=low, high=high, n=len(dx.ladder.rungs)))]
+    if not s.separate:
+        items.append(("warn", t("report.diagnosis.trust.cross")))
+    if dx.simulated_error is not None:
+        items.append(("good", t("report.diagnosis.trust.simulated", error=dx.simulated_error)))
+    if s.depth == "quick":
+        items.append(("warn", t("report.diagnosis.trust.quick")))
+    if 0 < s.n_test < FEW_ROWS:
+        items.append(("warn", t("report.diagnosis.trust.few", n=s.n_test)))
+    items += [("warn", line) for line in missing(dx, view.lang)]
+    return [*items, *(("good", line) for line in s.understood)]
+
+
+def _cost(view: View, dx: Diagnosis) -> list[str]:
+    """Of every finding that asks for something: remedy, price, gain, what would change it."""
+    t, lang, words, lines = view.t, view.lang, words_of(dx, view.lang), []
+    for finding in sorted((f for f in dx.findings if f.grave), key=lambda f: f is not dx.first):
+        price = finding_price(finding, lang, **words)
+        change = finding_change(finding, lang, **words)
+        said = [
+            f"{finding_name(finding, lang).capitalize()}. {finding_remedy(finding, lang, **words)}",
+            t("report.diagnosis.cost.price", price=price),
+            t("report.diagnosis.cost.gain", gain=gain_text(dx, finding, lang)),
+            t("report.diagnosis.cost.change", change=change),
+        ]
+        lines.append(" ".join(said))
+    if not lines:
+        lines = [t("report.diagnosis.cost.change", change=text) for _, text in advice(dx, lang)]
+    return lines
+
+
+def _commands(view: View, dx: Diagnosis) -> dict[str, Any]:
+    s, t = dx.setting, view.t
+    given = ", X_train=X_train" if s.separate else ""
+    options = f'goal="{s.goal}", depth="{s.depth}", random_state={s.random_state}'
+    listed = [(t("report.diagnosis.repeat.again"), f"latentfit.diagnose(model, X_test{given}, {options})")]
+    if dx.first is not None and dx.first.code in NEXT:
+        listed.insert(0, (t("report.diagnosis.repeat.next"), NEXT[dx.first.code]))
+    return {"caption": t("report.diagnosis.repeat"), "first": listed, "rest": [], "summary": ""}

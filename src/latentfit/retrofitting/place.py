@@ -1,0 +1,40 @@
+"""A fitted prior put in a model's place, and the proof that nothing else changed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from latentfit.adapters import AdaptedVAE
+from latentfit.data.batch import Batch
+from latentfit.diagnosis.material import with_parts
+from latentfit.model import Prior, VAEModule
+
+
+def put_in_place(model: Any, vae: VAEModule, prior: Prior, rows: Batch) -> Any:
+    """The model under another prior, networks shared: an `lf.VAE` stays one, anything else is a `VAEModule`.
+
+    Args:
+        model: what the user gave; it is not changed.
+        vae: it behind the contract.
+        prior: what it samples from and is scored by from now on.
+        rows: training rows, on which an `lf.VAE` fits its evaluation proposal again.
+    """
+    if hasattr(model, "_with_prior"):
+        return model._with_prior(prior, rows.x)
+    return with_parts(vae, prior=prior)
+
+
+def weights_sha256(vae: VAEModule) -> str:
+    """SHA-256 of all weights and buffers but the prior's; of a foreign model's, all that is its own."""
+    if isinstance(vae, AdaptedVAE):
+        return vae.weights_sha256()
+    digest = hashlib.sha256()
+    for name, value in vae.state_dict().items():
+        if not name.startswith("prior."):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,286 @@
+"""`retrofit(model, X_train)`: fit a better prior to a trained VAE's codes and put it in place, weights untouched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from latentfit.diagnosis.material import Material, fit_and_validation, gather, some, with_parts
+from latentfit.errors import CapabilityError, InputError
+from latentfit.evaluation.codes import Codes
+from latentfit.evaluation.escalation import escalate
+from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.gap import prior_gap
+from latentfit.evaluation.guards import check_prior
+from latentfit.evaluation.holes import prior_holes
+from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb, split_rows
+from latentfit.evaluation.proposal import fit_proposal
+from latentfit.evaluation.rows import frozen, to_numpy
+from latentfit.evaluation.samples import Features, SampleQuality, encoder_features, sample_quality
+from latentfit.model import RANKABLE, Prior, VAEModule
+from latentfit.retrofitting.pictures import draw
+from latentfit.retrofitting.place import put_in_place, weights_sha256
+from latentfit.retrofitting.result import Retrofit, RetrofitSetting, RungRow
+
+Goal = Literal["likelihood", "samples"]
+#: told what is being done: (part, done, of)
+Progress = Callable[[str, int, int], None]
+
+#: the share of the training rows that chooses; it fits nothing
+SELECTION_SHARE = 0.2
+#: rows that are scored before and after, that a proposal is fitted on, that sample quality is judged by
+SCORED_ROWS, PROPOSAL_ROWS, QUALITY_ROWS = 500, 5_000, 10_000
+#: after which the number of importance samples is doubled no more
+SCORING_SECONDS = 60.0
+#: codes drawn to time a prior
+TIMED = 1_000
+
+
+def retrofit(
+    model: Any,
+    X_train: Any = None,
+    *,
+    X_test: Any = None,
+    goal: Goal = "likelihood",
+    priors: tuple[str | Prior, ...] | list[str | Prior] = RUNGS,
+    features: Features | None = None,
+    max_minutes: float | None = None,
+    random_state: int = 0,
+    lang: str = "en",
+    progress: Progress | None = None,
+) -> Retrofit:
+    r"""Fit priors of growing richness to q(z) of a trained VAE and keep the smallest that suffices.
+
+    The rows are encoded once. Each prior is fitted on training codes, mixed with the old prior by validation codes,
+    judged on selection codes, and must pass the guards: it must not copy training codes, bridge modes, leave modes
+    out, or lose its inverse in float32. The kept one, the smallest within max(1 standard error of the paired
+    difference, 0.1 nat) of the best, is then measured on the test rows, which were used for nothing else:
+
+        gain = T(r) = mean of log r(z) - log p(z), z ~ q(z given x):  the ELBO won, nats per row.
+
+    Encoder and decoder are not touched: codes and reconstructions stay what they were. A prior that fits already is
+    kept ("nothing to win without training").
+
+    Args:
+        model: an `lf.VAE`, a `VAEModule`, or any torch VAE (see `latentfit.adapt`).
+        X_train: (N, *data_shape), rows as the model takes them; a loader is read once.
+        X_test: other rows; without them half of `X_train` is set aside for choosing and for the gain.
+        goal: "likelihood" chooses by T, "samples" by the Frechet distance of samples.
+        priors: names, or priors to be fitted.
+        features: x (B, *data_shape) -> (B, F), for the samples; by default the model's own encoder means.
+        max_minutes: of all fits together; each prior's steps are cut to fit in.
+        random_state: seed of everything.
+        lang: "en" or "vi".
+        progress: called with (part, done, of).
+
+    Returns:
+        The kept prior, the model with it in place, the ladder, the gain with its interval.
+
+    Raises:
+        InputError: rows that cannot be used, an unknown goal.
+        CapabilityError: a prior without an exact density.
+
+    Example:
+        >>> import numpy as np, latentfit as lf
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> vae = lf.VAE(latent_dim=2, max_steps=50).fit(X)
+        >>> fix = lf.retrofit(vae, X, priors=["learned_gaussian"])
+        >>> fix.weights_unchanged
+        True
+    """
+    if goal not in ("likelihood", "samples"):
+        hint = " A frozen model's embedding does not move, so no prior can improve it." if goal == "embedding" else ""
+        raise InputError(f"retrofit: goal must be 'likelihood' or 'samples', got {goal!r}.{hint}")
+    started = time.perf_counter()
+    material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
+    vae = material.subject.vae
+    before = weights_sha256(vae)
+    if goal == "samples" and not material.subject.can_score:
+        raise InputError("retrofit: goal='samples' needs decoded samples; adapt the model with a decoder.")
+
+    fitted, validation, selection, test = _parts(material, random_state)
+    ladder = climb(
+        fitted,
+        validation,
+        selection,
+        vae.prior,
+        rungs=priors,
+        random_state=random_state,
+        max_steps=_steps(max_minutes, len(priors)),
+        progress=progress,
+    )
+    guards = {
+        rung.name: check_prior(rung.prior, fitted, selection, p=vae.prior, random_state=random_state)
+        for rung in ladder.candidates
+    }
+    failed = {rung.name: tuple(key for key, (ok, _) in guards[rung.name].items() if not ok) for rung in ladder.rungs}
+    quality = _qualities(material, ladder, features, random_state) if material.subject.can_score else {}
+    if goal == "samples" and not quality:
+        raise InputError("retrofit: goal='samples' needs features=; this model's encoder cannot serve as features.")
+    kept = _keep(ladder, failed, quality if goal == "samples" else {})
+
+    gain = prior_gap(kept.prior, vae.prior, test, random_state=random_state)
+    if kept is ladder.nothing:
+        gain = Estimate(0.0, 0.0, (0.0, 0.0))
+    after = with_parts(vae, prior=kept.prior) if kept is not ladder.nothing else vae
+    log_px_gain, n_scored, k = _paired(material, vae, after, random_state, progress)
+    judge = ladder.best.prior
+    holes = [
+        float(prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state).share)
+        for prior in (vae.prior, kept.prior)
+    ]
+    rows = [
+        RungRow(
+            rung.name,
+            rung.gap,
+            quality[rung.name].frechet if rung.name in quality else None,
+            float(prior_holes(judge, rung.prior, selection, context=_contexts(selection)).share),
+            rung.seconds,
+            rung.n_parameters,
+            _milliseconds(rung.prior, selection),
+            failed.get(rung.name, ()),
+            rung is kept,
+        )
+        for rung in sorted(ladder.candidates, key=lambda rung: -rung.gap.value)
+    ]
+    kl = Estimate.of(to_numpy(test.kl_to_standard_normal()))
+    setting = RetrofitSetting(
+        model=material.subject.name,
+        understood=list(getattr(vae, "understood", [])),
+        likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
+        data_shape=tuple(material.test.x.shape[1:]),
+        latent_shape=tuple(vae.event_shape),
+        n_fit=len(fitted),
+        n_selection=len(selection),
+        n_test=len(test),
+        separate=material.separate,
+        goal=goal,
+        seconds=time.perf_counter() - started,
+        device=str(vae.device),
+        random_state=random_state,
+        n_scored=n_scored,
+        k=k,
+        lang=lang,
+    )
+    return Retrofit(
+        setting=setting,
+        prior=kept.prior,
+        model=put_in_place(model, vae, kept.prior, material.train),
+        gain=gain,
+        log_px_gain=log_px_gain,
+        rows=rows,
+        ladder=ladder,
+        holes=(holes[0], holes[1]),
+        samples=_samples(quality, kept),
+        kl=kl,
+        guards=guards[kept.name],
+        sha256=(before, weights_sha256(vae)),
+        pictures=draw(material, after, selection, random_state) if material.subject.can_score else {},
+    )
+
+
+def _parts(material: Material, random_state: int) -> tuple[Codes, Codes, Codes, Codes]:
+    """Codes to fit on, to find the defensive weight on, to choose by, and to measure the gain on."""
+    if material.separate:
+        chooses, rest = split_rows(len(material.codes_train), None, SELECTION_SHARE, random_state + 2)
+        train, selection, test = material.codes_train[rest], material.codes_train[chooses], material.codes_test
+    else:
+        chooses, measures = split_rows(len(material.codes_test), material.groups, 0.5, random_state + 2)
+        train, selection = material.codes_train, material.codes_test[chooses]
+        test = material.codes_test[measures]
+    fitted, validation = fit_and_validation(len(train), random_state)
+    return train[fitted], train[validation], selection, test
+
+
+def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str, SampleQuality]) -> Rung:
+    """The smallest prior that passes the guards and is close enough to the best of those that do."""
+    allowed = [rung for rung in ladder.candidates if not failed.get(rung.name)]
+    if quality:
+        allowed = [rung for rung in allowed if rung.name in quality]
+        best = min(allowed, key=lambda rung: quality[rung.name].frechet.value)
+        limit = quality[best.name].frechet.value + quality[best.name].frechet.std_error
+        return next(rung for rung in allowed if quality[rung.name].frechet.value <= limit)
+    return replace(ladder, rungs=[rung for rung in allowed if rung is not ladder.nothing]).chosen
+
+
+def _qualities(
+    material: Material, ladder: Ladder, features: Features | None, random_state: int
+) -> dict[str, SampleQuality]:
+    """Sample quality of every rung: the same reference rows, features and noise."""
+    vae = material.subject.vae
+    if material.test.context is not None and not vae.conditional:
+        return {}
+    reference = some(material.scored(material.test), QUALITY_ROWS, random_state)
+    seen = features or encoder_features(vae)
+    try:
+        return {
+            rung.name: sample_quality(
+                with_parts(vae, prior=rung.prior), reference, features=seen, random_state=random_state
+            )
+            for rung in ladder.candidates
+        }
+    except (CapabilityError, InputError):  # an encoder that reads a context has no features of x alone
+        return {}
+
+
+def _samples(quality: dict[str, SampleQuality], kept: Rung) -> tuple[Estimate, Estimate, Estimate] | None:
+    if not quality:
+        return None
+    return quality[NOTHING].frechet, quality[kept.name].frechet, quality[NOTHING].floor
+
+
+def _paired(
+    material: Material, before: VAEModule, after: VAEModule, random_state: int, progress: Progress | None
+) -> tuple[Estimate | None, int, int]:
+    """log p(x) won on the same test rows with the same noise."""
+    if after is before or not material.subject.can_score or before.prior.density not in RANKABLE:
+        return None, 0, 0
+    if progress is not None:
+        progress("log p(x)", 0, 0)
+    fitted = some(material.scored(material.train), PROPOSAL_ROWS, random_state)
+    models = [before, after]
+    scored = escalate(
+        models,
+        material.scored(material.test),
+        proposal=[fit_proposal(vae, fitted, random_state=random_state) for vae in models],
+        n_rows=SCORED_ROWS,
+        groups=material.groups,
+        random_state=random_state,
+        max_seconds=SCORING_SECONDS,
+    )
+    groups = None if material.groups is None else material.groups[scored[0].scored_rows]
+    won = scored[1].values - scored[0].values
+    return Estimate.of(won, groups=groups), len(won), scored[0].k
+
+
+def _steps(max_minutes: float | None, n_priors: int) -> int | None:
+    """Steps of each fit; a step of the slowest family takes about 15 ms on one CPU core."""
+    if max_minutes is None:
+        return None
+    if max_minutes <= 0:
+        raise InputError(f"retrofit: max_minutes must be positive, got {max_minutes}.")
+    return max(50, int(max_minutes * 60 / 0.015 / max(1, n_priors)))
+
+
+@torch.inference_mode()
+def _milliseconds(prior: Prior, codes: Codes) -> float:
+    """Milliseconds to draw 1,000 codes, the best of three."""
+    context = _contexts(codes, TIMED)
+    seconds = []
+    with frozen(prior):
+        for _ in range(3):
+            start = time.perf_counter()
+            prior.sample(TIMED, context, torch.Generator(device=codes.mean.device).manual_seed(0))
+            seconds.append(time.perf_counter() - start)
+    return 1e3 * min(seconds)
+
+
+def _contexts(codes: Codes, n: int = 5_000) -> torch.Tensor | None:
+    """Contexts for n draws of a conditional prior: those of the rows, in turn."""
+    if codes.context is None:
+        return None
+    return codes.context[torch.arange(n, device=codes.context.device) % len(codes.context)]

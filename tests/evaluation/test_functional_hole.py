@@ -1,0 +1,58 @@
+"""The functional hole: what the prior alone costs the samples."""
+
+from __future__ import annotations
+
+import pytest
+
+from latentfit.data.synthetic import LinearGaussian
+from latentfit.errors import InputError
+from latentfit.evaluation import encoder_features, functional_hole, sample_quality
+from latentfit.priors import LearnedGaussianPrior, StandardNormalPrior
+
+TRUTH = LinearGaussian(data_dim=6, latent_dim=2)
+
+
+def shifted(by: float) -> LearnedGaussianPrior:
+    prior = LearnedGaussianPrior(2).double()
+    prior.mean.data.fill_(by)
+    return prior
+
+
+def test_the_true_prior_costs_nothing_in_nineteen_of_twenty_runs(exact_vae):
+    vae = exact_vae(TRUTH)
+    missed = 0
+    for seed in range(30):
+        hole = functional_hole(vae, TRUTH.sample(400, seed)[0], random_state=seed)
+        low, high = hole.excess.interval
+        missed += not low <= 0 <= high
+    # binomial(30, 0.05) exceeds 5 in fewer than 1 of 300 runs
+    assert missed <= 5
+
+
+def test_a_displaced_prior_costs_its_displacement_and_the_model_s_own_stays(exact_vae):
+    vae, x = exact_vae(TRUTH), TRUTH.sample(2000, 1)[0]
+    own = vae.prior
+    hole = functional_hole(vae, x, prior=shifted(1.5), features=encoder_features(vae))
+    assert hole.excess.value == pytest.approx(hole.frechet.value - hole.floor.value)
+    assert hole.excess.value == pytest.approx(2 * 1.5**2, rel=0.3)
+    assert hole.excess.interval[0] > 0
+    assert vae.prior is own
+    assert hole.n == 1000
+
+
+def test_the_numbers_are_those_of_sample_quality_with_that_prior(exact_vae):
+    vae, x = exact_vae(TRUTH), TRUTH.sample(300, 1)[0]
+    hole = functional_hole(vae, x, prior=shifted(0.5))
+    vae.prior = shifted(0.5)
+    quality = sample_quality(vae, x)
+    assert (hole.frechet, hole.floor, hole.n) == (quality.frechet, quality.floor, quality.n)
+
+
+def test_the_error_is_that_of_a_difference_on_the_same_reference(exact_vae):
+    vae, x = exact_vae(TRUTH), TRUTH.sample(60, 1)[0]
+    hole = functional_hole(vae, x, prior=StandardNormalPrior(2))  # float32 beside a float64 model
+    assert hole.excess.std_error > 0
+    with pytest.raises(InputError, match="latents of shape"):
+        functional_hole(vae, x, prior=StandardNormalPrior(3))
+    with pytest.raises(InputError, match="at least 4"):
+        functional_hole(vae, x[:3])

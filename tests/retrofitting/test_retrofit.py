@@ -1,0 +1,157 @@
+"""`retrofit`: what it keeps, what it wins, what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import latentfit as lf
+from latentfit.data.batch import Batch
+from latentfit.data.synthetic import LinearGaussian
+from latentfit.errors import InputError
+from latentfit.evaluation.codes import encode_rows
+from latentfit.evaluation.gap import prior_gap_per_row
+from latentfit.priors import LearnedGaussianPrior
+from tests.evaluation.conftest import exact_vae
+
+TRUTH = LinearGaussian(8, 2, noise=0.5, random_state=0)
+CHEAP = ("learned_gaussian", "mixture")
+
+
+def rows(n: int, seed: int) -> torch.Tensor:
+    return TRUTH.sample(n, random_state=seed)[0].float()
+
+
+def displaced():
+    """The exact model under N(2, I): a Gaussian wins back 4 nats."""
+    vae = exact_vae(TRUTH).float()
+    prior = LearnedGaussianPrior(2)
+    draws = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)) + 2.0
+    vae.prior = prior.fit(draws, std=torch.full_like(draws, 1e-3))
+    return vae
+
+
+@pytest.fixture(scope="module")
+def fix():
+    return lf.retrofit(displaced(), rows(1_200, 1), X_test=rows(600, 2), priors=CHEAP)
+
+
+def test_what_is_displaced_is_won_back_and_the_smallest_prior_is_kept(fix):
+    assert fix.kept.name == "learned_gaussian"
+    assert fix.gain.value == pytest.approx(4.0, abs=4 * fix.gain.std_error + 0.2)
+    assert fix.changed
+    assert fix.weights_unchanged
+
+
+def test_the_gain_is_the_held_out_elbo_won_by_the_same_draws(fix):
+    vae, x = displaced(), Batch(rows(600, 2))
+    codes = encode_rows(vae, x)
+    z = codes.sample(4, torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, after = (vae.log_likelihood(x, z) + p.log_prob(z) for p in (vae.prior, fix.prior))
+    assert fix.gain.value == pytest.approx(float((after - before).double().mean()), abs=1e-4)
+
+
+def test_log_px_is_won_too_by_about_as_much(fix):
+    assert fix.log_px_gain.interval[0] > 0
+    assert fix.log_px_gain.value == pytest.approx(fix.gain.value, abs=0.5)
+
+
+def test_the_model_goes_on_with_the_new_prior_alone(fix):
+    assert fix.model.prior is fix.prior
+    z = fix.model.prior.sample(20_000, generator=torch.Generator().manual_seed(0))
+    assert z.mean(0).abs().max() < 0.2  # at q(z), not at 2
+    score = lf.evaluation.log_likelihood(fix.model, rows(50, 3), n_importance_samples=64)
+    exact = TRUTH.log_prob(rows(50, 3).double()).float()
+    assert torch.as_tensor(score.values).float().mean() == pytest.approx(float(exact.mean()), abs=0.2)
+
+
+def test_the_original_keeps_its_prior():
+    vae = displaced()
+    prior = vae.prior
+    fixed = lf.retrofit(vae, rows(400, 1), X_test=rows(200, 2), priors=("learned_gaussian",))
+    assert vae.prior is prior
+    assert fixed.model.encoder is vae.encoder
+
+
+def test_a_prior_that_fits_is_kept():
+    fixed = lf.retrofit(exact_vae(TRUTH).float(), rows(1_200, 1), X_test=rows(600, 2), priors=CHEAP)
+    assert fixed.kept.name == "nothing"
+    assert not fixed.changed
+    assert fixed.gain.value == 0.0
+    assert fixed.log_px_gain is None
+
+
+def test_one_set_of_rows_is_split_and_no_row_is_used_twice():
+    fixed = lf.retrofit(displaced(), rows(1_000, 1), priors=("learned_gaussian",))
+    setting = fixed.setting
+    assert not setting.separate
+    assert setting.n_fit + setting.n_selection + setting.n_test <= 1_000
+    assert fixed.gain.value > 3
+
+
+def test_a_loader_is_read_once_and_means_the_same():
+    x = rows(600, 1)
+    reads = []
+
+    class Counting(TensorDataset):
+        def __getitem__(self, index):
+            reads.append(index)
+            return super().__getitem__(index)
+
+    loader = DataLoader(Counting(x, torch.zeros(600)), batch_size=100)
+    options = {"X_test": rows(300, 2), "priors": ("learned_gaussian",)}
+    streamed, whole = lf.retrofit(displaced(), loader, **options), lf.retrofit(displaced(), x, **options)
+    assert streamed.gain.value == pytest.approx(whole.gain.value, abs=1e-5)
+    assert len(reads) <= 700  # once for the codes; an example before
+
+
+def test_an_estimator_stays_one():
+    x = rows(400, 1).numpy()
+    vae = lf.VAE(latent_dim=2, max_steps=60).fit(x)
+    fixed = lf.retrofit(vae, x, priors=("learned_gaussian",))
+    assert isinstance(fixed.model, lf.VAE)
+    assert fixed.model.module_.prior is fixed.prior
+    assert np.allclose(fixed.model.transform(x), vae.transform(x))  # the encoder was not touched
+    assert fixed.model.score_samples(x[:5]).shape == (5,)
+    assert vae.module_.prior is not fixed.prior or not fixed.changed
+
+
+def test_the_kept_prior_is_saved_and_comes_back(fix, tmp_path):
+    lf.save(fix.prior, tmp_path / "prior")
+    again = lf.priors.load(tmp_path / "prior")
+    z = rows(10, 4)[:, :2]
+    assert torch.equal(again.log_prob(z), fix.prior.log_prob(z))
+
+
+def test_json_is_complete(fix, tmp_path):
+    fix.to_json(tmp_path / "fix.json")
+    facts = json.loads((tmp_path / "fix.json").read_text(encoding="utf-8"))
+    assert facts["kept"] == "learned_gaussian"
+    assert facts["gain"]["value"] == fix.gain.value
+    assert [row["name"] for row in facts["rows"]] == list(fix.leaderboard["prior"])
+
+
+def test_tables_of_gaps_agree_with_their_rows(fix):
+    rung = fix.ladder["learned_gaussian"]
+    assert fix.kept.gap.value == pytest.approx(float(rung.per_row.mean()))
+    vae = displaced()
+    on_test = prior_gap_per_row(fix.prior, vae.prior, encode_rows(vae, Batch(rows(600, 2))))
+    assert fix.gain.value == pytest.approx(float(on_test.mean()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"goal": "embedding"}, "does not move"),
+        ({"goal": "fun"}, "goal must be"),
+        ({"max_minutes": 0}, "max_minutes must be positive"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        lf.retrofit(displaced(), rows(100, 1), X_test=rows(50, 2), priors=("learned_gaussian",), **arguments)
