@@ -130,7 +130,7 @@ def measure(seed: int) -> dict[str, dict]:
         found[name] = facts(lf.diagnose(fault(copy.deepcopy(vae)), X_test, X_train=X, depth="quick", random_state=seed))
     unfinished = sound(X, seed, kl_weight=0.25)
     adapted = lf.adapt(
-        unfinished, example=X_test, likelihood=unfinished.likelihood, kl_weight=0.25, reconstruction="nll"
+        Foreign(unfinished), example=X_test, likelihood=unfinished.likelihood, kl_weight=0.25, reconstruction="nll"
     )
     found["unfinished warm-up"] = facts(lf.diagnose(adapted, X_test, X_train=X, depth="quick", random_state=seed))
     return found

