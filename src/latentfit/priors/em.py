@@ -163,9 +163,13 @@ def smallest_that_suffices(fits: list[MixtureFit], held_out: Tensor, n_rows: int
 
 
 def candidates(n_rows: int, dim: int, covariance: Covariance) -> list[int]:
-    """Numbers of components worth trying: about 5 D rows for each full one, 20 for each diagonal one."""
-    most = n_rows // (5 * dim if covariance == "full" else 20)
-    return [k for k in CANDIDATES if k == 1 or k <= most]
+    """Numbers of components worth trying: about 5 D rows for each full one, 20 for each diagonal one.
+
+    The most that the rows allow is among them where it is half as many again as the last: 9 may win what 3 do not.
+    """
+    most = min(CANDIDATES[-1], n_rows // (5 * dim if covariance == "full" else 20))
+    numbers = [k for k in CANDIDATES if k == 1 or k <= most]
+    return [*numbers, most] if most >= 1.5 * numbers[-1] else numbers
 
 
 def expectation_maximisation(
