@@ -96,7 +96,7 @@ def sound(X: torch.Tensor, seed: int, kl_weight: float = 1.0) -> VAEModule:
 
 
 def wrong_variance(vae: VAEModule) -> VAEModule:
-    sigma = float(vae.likelihood._scale(torch.zeros(1), None))
+    sigma = float(vae.likelihood._scale(torch.zeros(1), None).detach())
     vae.likelihood = Normal(scale=3 * sigma)
     return vae
 

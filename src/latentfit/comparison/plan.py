@@ -28,7 +28,7 @@ GOALS = ("likelihood", "samples", "embedding")
 #: rows scored at most on the selection and on the test split; more sharpen little and cost much
 MAX_SCORED = 2_000
 #: raised when a change of the evaluation changes scores, so that old and new ones are never ranked together
-SCORING = 1
+SCORING = 2
 #: rows on which proposals are fitted
 MAX_PROPOSAL = 5_000
 #: what `--quick` reads of a data set
