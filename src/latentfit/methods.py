@@ -65,6 +65,10 @@ METHODS: dict[str, Method] = {
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
         Method("realnvp", "flow", prior="realnvp", post_hoc=True),
+        Method("planar", "flow", posterior="planar"),
+        Method("sylvester", "flow", posterior="sylvester"),
+        Method("iaf", "flow", posterior="iaf"),
+        Method("realnvp_posterior", "flow", posterior="realnvp_posterior"),
     )
 }
 
@@ -82,6 +86,11 @@ _MEANT = {
     "gaussian": "learned_gaussian",
     "real_nvp": "realnvp",
     "anneal": "annealed",
+    "planar_flow": "planar",
+    "snf": "sylvester",
+    "householder": "sylvester",
+    "inverse_autoregressive_flow": "iaf",
+    "flow_posterior": "realnvp_posterior",
 }
 
 

@@ -157,9 +157,10 @@ def climb(
         prior = _create(wanted, codes_train, found) if isinstance(wanted, str) else wanted
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
         started = time.perf_counter()
+        mean, std = codes_train.gaussian_rows()
         prior.fit(
-            codes_train.mean,
-            std=codes_train.std,
+            mean,
+            std=std,
             context=codes_train.context,
             max_steps=max_steps,
             random_state=random_state,

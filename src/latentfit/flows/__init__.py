@@ -1,6 +1,7 @@
 """Bijections with a tractable log-determinant, used by priors and posteriors."""
 
 from latentfit.flows.actnorm import ActNorm
+from latentfit.flows.autoregressive import AutoregressiveAffine, MaskedNetwork, autoregressive_flow
 from latentfit.flows.bijection import Bijection, soft_bound
 from latentfit.flows.coupling import AffineCoupling
 from latentfit.flows.mixing import LUMixing, Permutation, unpack_lower
@@ -10,11 +11,14 @@ from latentfit.flows.whitening import Whitening
 __all__ = [
     "ActNorm",
     "AffineCoupling",
+    "AutoregressiveAffine",
     "Bijection",
     "LUMixing",
+    "MaskedNetwork",
     "Permutation",
     "Sequence",
     "Whitening",
+    "autoregressive_flow",
     "coupling_flow",
     "soft_bound",
     "unpack_lower",

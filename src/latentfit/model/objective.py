@@ -82,7 +82,7 @@ class ELBO(Component, nn.Module):
             total = sum((m.parameter_kl() for m in uncertain), torch.zeros((), device=loss.device))
             terms["parameter_kl"] = total / self._rows()
             loss = loss + terms["parameter_kl"]
-        return {"loss": loss, **terms, "kl_weight": torch.tensor(weight)}
+        return {"loss": loss, **terms, "kl_weight": torch.as_tensor(weight)}
 
     def _kl(self, model: VAEModule, q: LatentDistribution, z: Tensor, log_q: Tensor, batch: Batch) -> Tensor:
         if self.kl != "monte_carlo":
