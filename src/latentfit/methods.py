@@ -64,6 +64,10 @@ METHODS: dict[str, Method] = {
         Method("annealed", "regularisation", schedule="annealed"),
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
+        Method("vamp", "bayesian_prior", prior="vamp"),
+        Method("exemplar", "bayesian_prior", prior="exemplar", post_hoc=True),
+        Method("hierarchical", "bayesian_prior", prior="hierarchical", post_hoc=True),
+        Method("dp_mixture", "bayesian_prior", prior="dp_mixture", post_hoc=True),
         Method("realnvp", "flow", prior="realnvp", post_hoc=True),
     )
 }
@@ -82,6 +86,13 @@ _MEANT = {
     "gaussian": "learned_gaussian",
     "real_nvp": "realnvp",
     "anneal": "annealed",
+    "vampprior": "vamp",
+    "vamp_prior": "vamp",
+    "exemplars": "exemplar",
+    "niw": "hierarchical",
+    "full_bayes": "hierarchical",
+    "dpmm": "dp_mixture",
+    "dirichlet_process": "dp_mixture",
 }
 
 
