@@ -64,6 +64,10 @@ METHODS: dict[str, Method] = {
         Method("annealed", "regularisation", schedule="annealed"),
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
+        Method("vamp", "bayesian_prior", prior="vamp"),
+        Method("exemplar", "bayesian_prior", prior="exemplar", post_hoc=True),
+        Method("hierarchical", "bayesian_prior", prior="hierarchical", post_hoc=True),
+        Method("dp_mixture", "bayesian_prior", prior="dp_mixture", post_hoc=True),
         Method("realnvp", "flow", prior="realnvp", post_hoc=True),
         Method("planar", "flow", posterior="planar"),
         Method("sylvester", "flow", posterior="sylvester"),
@@ -91,6 +95,13 @@ _MEANT = {
     "householder": "sylvester",
     "inverse_autoregressive_flow": "iaf",
     "flow_posterior": "realnvp_posterior",
+    "vampprior": "vamp",
+    "vamp_prior": "vamp",
+    "exemplars": "exemplar",
+    "niw": "hierarchical",
+    "full_bayes": "hierarchical",
+    "dpmm": "dp_mixture",
+    "dirichlet_process": "dp_mixture",
 }
 
 

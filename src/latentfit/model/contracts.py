@@ -41,7 +41,7 @@ class Prior(Component, nn.Module, ABC):
     One object, three uses: inside the ELBO, fitted after training on a frozen VAE, dropped into a user's own model.
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
-    `density`, `training_log_prob`, `fit`, `bind`, `parameter_kl`, `analytic_kl` and `network_calls`.
+    `density`, `training_log_prob`, `fit`, `bind`, `freeze`, `parameter_kl`, `analytic_kl` and `network_calls`.
     """
 
     event_shape: torch.Size
@@ -96,6 +96,9 @@ class Prior(Component, nn.Module, ABC):
 
     def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
         """Receive the encoder and the training data, where the prior is made of them. Nothing by default."""
+
+    def freeze(self) -> None:
+        """Training is over: let go of what `bind` gave, keeping the density as it is now. Nothing by default."""
 
     def parameter_kl(self) -> Tensor:
         """KL of the posterior over this prior's own parameters from its hyper-prior, in nats in all; 0 by default."""

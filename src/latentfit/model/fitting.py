@@ -108,6 +108,7 @@ def fit(
     )
     _freeze_scale(module, data, prepare)
     module.eval()
+    module.prior.freeze()
     return result
 
 

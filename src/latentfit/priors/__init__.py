@@ -11,17 +11,34 @@ from latentfit import saving
 from latentfit.errors import InputError
 from latentfit.model.contracts import Prior, Shape
 from latentfit.priors.defensive import DefensiveMixture
+from latentfit.priors.dp_mixture import DirichletProcessPrior
 from latentfit.priors.empirical import EmpiricalPrior
+from latentfit.priors.exemplar import ExemplarPrior
 from latentfit.priors.external import ExternalPrior, as_prior
+from latentfit.priors.hierarchical import HierarchicalPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
 from latentfit.priors.standard import StandardNormalPrior
+from latentfit.priors.vamp import VampPrior
 from latentfit.registry import registry
 
 registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
 registry.register("prior", "learned_gaussian", LearnedGaussianPrior, aliases=("gaussian", "full_gaussian"))
 registry.register("prior", "mixture", MixturePrior, aliases=("gmm", "mog", "gaussian_mixture"))
+registry.register("prior", "vamp", VampPrior, aliases=("vampprior", "vamp_prior"))
+registry.register(
+    "prior",
+    "hierarchical",
+    HierarchicalPrior,
+    aliases=("niw", "normal_inverse_wishart", "nig", "full_bayes", "bayesian"),
+)
+registry.register(
+    "prior",
+    "dp_mixture",
+    DirichletProcessPrior,
+    aliases=("dpmm", "dp", "dirichlet_process", "bayesian_gaussian_mixture"),
+)
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
@@ -75,13 +92,17 @@ def load(directory: str | Path, *, map_location: str | torch.device = "cpu", **e
 
 __all__ = [
     "DefensiveMixture",
+    "DirichletProcessPrior",
     "EmpiricalPrior",
+    "ExemplarPrior",
     "ExternalPrior",
+    "HierarchicalPrior",
     "LearnedGaussianPrior",
     "MixturePrior",
     "Prior",
     "RealNVPPrior",
     "StandardNormalPrior",
+    "VampPrior",
     "as_prior",
     "create",
     "load",
