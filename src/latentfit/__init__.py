@@ -22,6 +22,7 @@ _LAZY = {
     "errors": "latentfit.errors",
     "evaluation": "latentfit.evaluation",
     "fit": "latentfit.model:fit",
+    "kl_terms": "latentfit.model.kl_terms",
     "likelihoods": "latentfit.likelihoods",
     "load": "latentfit.estimator:load",
     "methods": "latentfit.methods",

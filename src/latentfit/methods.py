@@ -15,7 +15,7 @@ from torch import nn
 from latentfit.data.transforms import Transform
 from latentfit.errors import InputError
 from latentfit.model.objective import ELBO
-from latentfit.model.schedules import Linear, Schedule, Sigmoid
+from latentfit.model.schedules import Cyclical, Linear, Schedule, Sigmoid
 from latentfit.model.vae import VAEModule
 from latentfit.registry import registry
 
@@ -33,7 +33,10 @@ class Method:
         name: what users type.
         family: which remedy of the article it is.
         prior, prior_args, posterior: names and arguments of the components, without the latent dimension.
-        schedule: "warmup" (linear over the first tenth of the run) or "annealed" (sigmoid over the first half).
+        schedule: "warmup" (linear over the first tenth of the run), "annealed" (sigmoid over the first half) or
+            "cyclical" (four rises over the run).
+        strength: the KL weight at which the schedule ends.
+        kl_term, penalties: the objective's other parts, as configurations.
         joint, post_hoc: whether it is trained with the VAE, and whether it is fitted on a frozen one.
     """
 
@@ -42,26 +45,39 @@ class Method:
     prior: str = "standard"
     prior_args: Mapping[str, Any] = field(default_factory=dict)
     posterior: str = "diagonal"
-    schedule: Literal["warmup", "annealed"] = "warmup"
+    schedule: Literal["warmup", "annealed", "cyclical"] = "warmup"
+    strength: float = 1.0
+    kl_term: Mapping[str, Any] | None = None
+    penalties: tuple[Mapping[str, Any], ...] = ()
     joint: bool = True
     post_hoc: bool = False
 
     def kl_weight(self, max_steps: int) -> Schedule:
         """The KL weight's schedule in a run of `max_steps`."""
         if self.schedule == "annealed":
-            return Sigmoid(steps=max(1, max_steps // 2))
-        return Linear(steps=max(1, int(WARMUP * max_steps)))
+            return Sigmoid(steps=max(1, max_steps // 2), end=self.strength)
+        if self.schedule == "cyclical":
+            return Cyclical(steps=max(4, max_steps), end=self.strength)
+        return Linear(steps=max(1, int(WARMUP * max_steps)), end=self.strength)
 
     def objective(self, max_steps: int) -> ELBO:
         """The objective of a run of `max_steps`."""
-        return ELBO(kl_weight=self.kl_weight(max_steps))
+        return ELBO(
+            kl_weight=self.kl_weight(max_steps),
+            penalties=[registry.build("penalty", penalty) for penalty in self.penalties],
+            kl_term=None if self.kl_term is None else registry.build("kl_term", self.kl_term),
+        )
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("standard", "null"),
+        Method("beta", "regularisation", strength=4.0),
         Method("annealed", "regularisation", schedule="annealed"),
+        Method("cyclical", "regularisation", schedule="cyclical"),
+        Method("free_bits", "regularisation", kl_term={"name": "free_bits", "args": {"nats": 0.25}}),
+        Method("capacity", "regularisation", strength=10.0, kl_term={"name": "capacity", "args": {"nats": 25.0}}),
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
         Method("vamp", "bayesian_prior", prior="vamp"),
@@ -102,6 +118,10 @@ _MEANT = {
     "full_bayes": "hierarchical",
     "dpmm": "dp_mixture",
     "dirichlet_process": "dp_mixture",
+    "beta_vae": "beta",
+    "betavae": "beta",
+    "freebits": "free_bits",
+    "cyclic": "cyclical",
 }
 
 

@@ -18,6 +18,7 @@ from latentfit.errors import InputError
 
 #: the package whose import registers a family; imported when the family is first asked for
 HOMES = {
+    "kl_term": "latentfit.model",
     "likelihood": "latentfit.likelihoods",
     "model": "latentfit.model",
     "network": "latentfit.networks",

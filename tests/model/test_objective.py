@@ -96,7 +96,7 @@ class Distance(Penalty):
         super().__init__()
         self.weight = weight
 
-    def forward(self, z, model, batch, step):
+    def forward(self, z, q, model, batch, step):
         return self.weight * z.square().mean()
 
 

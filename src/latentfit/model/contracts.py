@@ -41,7 +41,8 @@ class Prior(Component, nn.Module, ABC):
     One object, three uses: inside the ELBO, fitted after training on a frozen VAE, dropped into a user's own model.
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
-    `density`, `training_log_prob`, `fit`, `bind`, `freeze`, `parameter_kl`, `analytic_kl` and `network_calls`.
+    `density`, `training_log_prob`, `fit`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
+    `unit_log_prob` and `network_calls`.
     """
 
     event_shape: torch.Size
@@ -108,6 +109,14 @@ class Prior(Component, nn.Module, ABC):
         """KL(N(mean, std^2) || p) per row (N,) where it has a closed form, else None."""
         return None
 
+    def analytic_unit_kl(self, mean: Tensor, std: Tensor) -> Tensor | None:
+        """The same of each unit, (N, *event_shape), where the units are independent under p, else None."""
+        return None
+
+    def unit_log_prob(self, z: Tensor) -> Tensor | None:
+        """log p of each unit, z (..., *event_shape) -> the same shape, where they are independent, else None."""
+        return None
+
     def as_distribution(self, context: Tensor | None = None) -> torch.distributions.Distribution:
         """This prior as a `torch.distributions.Distribution`."""
         return PriorDistribution(self, context)
@@ -139,11 +148,13 @@ class LatentDistribution(ABC):
     """q(z given x) for a batch of N rows.
 
     Implement `rsample_with_log_prob`, `moments` and `cache`; `log_prob` where `can_score`; `kl` where it has a closed
-    form for some priors.
+    form for some priors, `unit_log_prob` where `factorised`.
     """
 
     #: whether `log_prob` accepts any z, not only its own draws
     can_score: bool = True
+    #: whether the log q of its own draws is known; without it there is no KL, and log_q is nan
+    has_density: bool = True
     #: whether the dimensions are independent given x
     factorised: bool = True
 
@@ -165,6 +176,14 @@ class LatentDistribution(ABC):
 
     def kl(self, prior: Prior) -> Tensor | None:
         """KL(q(z given x) || p) per row (N,) where it has a closed form, else None (the default)."""
+        return None
+
+    def unit_kl(self, prior: Prior) -> Tensor | None:
+        """The same of each unit, (N, *event_shape), where q and p are factorised and it is closed, else None."""
+        return None
+
+    def unit_log_prob(self, z: Tensor) -> Tensor | None:
+        """log q of each unit, z (S, N, *event_shape) -> the same shape, where they are independent, else None."""
         return None
 
 
@@ -236,12 +255,24 @@ class Likelihood(Component, nn.Module, ABC):
 class Penalty(Component, nn.Module, ABC):
     """A term added to the objective, in nats per row.
 
-    Implement `forward`. The weight is the penalty's own argument.
+    Implement `forward`. The weight is the penalty's own argument. The defaults that may be overridden are
+    `comparable` and `parameter_groups`.
     """
 
+    #: rows of the training set, set by the objective
+    n_train: int | None = None
+    #: what z is pressed toward; None is the model's prior
+    target: Prior | None = None
+    #: whether values of different steps may be compared; not where a critic moves
+    comparable: bool = True
+
     @abstractmethod
-    def forward(self, z: Tensor, model: nn.Module, batch: Batch, step: int) -> Tensor:
-        """z (S, N, *event_shape), draws of q(z given x) -> a scalar, in nats per row, weight included."""
+    def forward(self, z: Tensor, q: LatentDistribution, model: Any, batch: Batch, step: int) -> Tensor:
+        """z (S, N, *event_shape), draws of q = q(z given x) -> a scalar, in nats per row, weight included."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Torch's parameter groups of what is trained here at a rate of its own; none by default."""
+        return []
 
 
 def as_std(

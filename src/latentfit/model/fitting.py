@@ -49,8 +49,10 @@ def fit(
 ) -> TrainingResult:
     """Train a VAE by minimising its objective; the best weights by the validation ELBO at KL weight 1 are kept.
 
-    Early stopping never fires before the KL weight has settled. A prior without a density is validated by the
-    objective itself.
+    Early stopping never fires before the KL's strength has settled. An objective that settles as something else than
+    the ELBO (another KL weight, a floor, a penalty) is validated by itself, from then on: by the ELBO the weights kept
+    would be those of the moment at which its strength passed through 1. Where its values cannot be compared (a critic,
+    a moving weight) the last weights are kept and nothing stops early.
 
     Args:
         module: the VAE, changed in place.
@@ -75,12 +77,17 @@ def fit(
     if prepare is not None and X_validation is None and len(held_out):
         with isolated_rng(random_state):  # drawn once: validations then differ by the weights alone
             held_out = prepare(held_out)
-    settled_at = objective.kl_weight.settled_at
+    objective.check(module)
+    settled_at = objective.settled_at
     if settled_at > recipe.max_steps:
+        stops = (
+            f"the KL weight would stop at {objective.kl_weight(recipe.max_steps - 1):.2f}"
+            if objective.kl_weight.settled_at == settled_at
+            else f"the KL would never be held at what {type(objective.kl_term).__name__} asks for"
+        )
         raise InputError(
-            f"The KL warm-up ({settled_at:,} steps) is longer than the run: {recipe.max_steps:,} steps, so the KL "
-            f"weight would stop at {objective.kl_weight(recipe.max_steps - 1):.2f}. Make the warm-up at most "
-            f"{recipe.max_steps:,} steps or max_steps at least {settled_at:,}."
+            f"The KL warm-up ({settled_at:,} steps) is longer than the run: {recipe.max_steps:,} steps, so {stops}. "
+            f"Make the warm-up at most {recipe.max_steps:,} steps or max_steps at least {settled_at:,}."
         )
     recipe = dataclasses.replace(recipe, min_steps=max(recipe.min_steps, settled_at))
     if prepare is None:
@@ -88,6 +95,8 @@ def fit(
         module.likelihood.check(_scored(module, held_out))
     module.prior.bind(module, data)
     objective.n_train = len(data)
+    if objective.kl_term is not None:
+        objective.kl_term.bind(module.event_shape.numel())
     training = _Step(module, objective)
 
     def validate() -> float:
@@ -101,10 +110,11 @@ def fit(
         training,
         Rows(data, prepare),
         recipe,
-        validate=validate if len(held_out) else None,
+        validate=validate if len(held_out) and objective.comparable else None,
         random_state=random_state,
         run_dir=None if run_dir is None else Path(run_dir),
         progress=progress,
+        parameter_groups=objective.parameter_groups(),
     )
     _freeze_scale(module, data, prepare)
     module.eval()
@@ -114,12 +124,12 @@ def fit(
 
 @torch.no_grad()
 def validation_loss(module: VAEModule, objective: ELBO, held_out: Batch) -> float:
-    """Minus the ELBO at KL weight 1, or the objective where the prior has no density, in nats per row."""
+    """Minus the ELBO at KL weight 1, or the objective at its settled strength, in nats per row."""
     total = 0.0
     for start in range(0, len(held_out), _ROWS):
         part = held_out[slice(start, start + _ROWS)].to(module.device)
-        terms = objective(module, part, objective.kl_weight.settled_at)
-        value = -terms["elbo"] if "elbo" in terms else terms["loss"]
+        terms = objective(module, part, objective.settled_at)
+        value = -terms["elbo"] if objective.is_elbo else terms["loss"]
         total += float(value) * len(part)
     return total / len(held_out)
 

@@ -48,6 +48,12 @@ class DiagonalGaussian(LatentDistribution):
     def kl(self, prior: Prior) -> Tensor | None:
         return prior.analytic_kl(self.mean, self.std)
 
+    def unit_kl(self, prior: Prior) -> Tensor | None:
+        return prior.analytic_unit_kl(self.mean, self.std)
+
+    def unit_log_prob(self, z: Tensor) -> Tensor:
+        return -0.5 * (((z - self.mean) / self.std).square() + LOG_2PI) - self.log_std
+
     def _log_normaliser(self) -> Tensor:
         """The log-density at the mean: (N,)."""
         dim = self.mean[0].numel()

@@ -83,6 +83,20 @@ class LearnedGaussianPrior(Prior):
         quadratic = u.square().sum(-1) + std.square() @ precision
         return 0.5 * (quadratic - mean.shape[-1]) - self.log_diagonal.sum() - std.log().sum(-1)
 
+    def analytic_unit_kl(self, mean: Tensor, std: Tensor) -> Tensor | None:
+        if self.covariance == "full":
+            return None
+        centre, log_scale = self.mean.view(self.event_shape), -self.log_diagonal.view(self.event_shape)
+        u, ratio = (mean - centre) / log_scale.exp(), std / log_scale.exp()
+        return 0.5 * (u.square() + ratio.square() - 1) - ratio.log()
+
+    def unit_log_prob(self, z: Tensor) -> Tensor | None:
+        if self.covariance == "full":
+            return None
+        log_precision = self.log_diagonal.view(self.event_shape)
+        u = (z - self.mean.view(self.event_shape)) * log_precision.exp()
+        return log_precision - 0.5 * (u.square() + LOG_2PI)
+
     @torch.no_grad()
     def fit(
         self,

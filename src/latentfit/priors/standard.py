@@ -35,5 +35,10 @@ class StandardNormalPrior(Prior):
 
     def analytic_kl(self, mean: Tensor, std: Tensor) -> Tensor:
         """sum (mean^2 + std^2 - 1 - log std^2) / 2: mean, std (..., *event) -> (...)."""
-        terms = 0.5 * (mean.square() + std.square() - 1) - std.log()
-        return terms.flatten(-len(self.event_shape)).sum(-1)
+        return self.analytic_unit_kl(mean, std).flatten(-len(self.event_shape)).sum(-1)
+
+    def analytic_unit_kl(self, mean: Tensor, std: Tensor) -> Tensor:
+        return 0.5 * (mean.square() + std.square() - 1) - std.log()
+
+    def unit_log_prob(self, z: Tensor) -> Tensor:
+        return -0.5 * (z.square() + LOG_2PI)
