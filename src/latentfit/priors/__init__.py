@@ -17,12 +17,14 @@ from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
 from latentfit.priors.standard import StandardNormalPrior
+from latentfit.priors.two_stage import TwoStagePrior
 from latentfit.registry import registry
 
 registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
 registry.register("prior", "learned_gaussian", LearnedGaussianPrior, aliases=("gaussian", "full_gaussian"))
 registry.register("prior", "mixture", MixturePrior, aliases=("gmm", "mog", "gaussian_mixture"))
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
+registry.register("prior", "two_stage", TwoStagePrior, aliases=("twostage", "second_vae", "2svae", "two_stage_vae"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
 
@@ -82,6 +84,7 @@ __all__ = [
     "Prior",
     "RealNVPPrior",
     "StandardNormalPrior",
+    "TwoStagePrior",
     "as_prior",
     "create",
     "load",
