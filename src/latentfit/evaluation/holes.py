@@ -11,7 +11,7 @@ import torch
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.gap import density_of, require_exact
+from latentfit.evaluation.gap import density_of, require_bound
 from latentfit.evaluation.rows import blocks, frozen, to_numpy
 from latentfit.model.contracts import Prior
 
@@ -50,10 +50,10 @@ def prior_holes(
         random_state: seed.
 
     Raises:
-        CapabilityError: r without an exact density.
+        CapabilityError: r without an exact or unbiased density.
         InputError: fewer than 2 samples.
     """
-    require_exact(r)
+    require_bound(r)
     if n_samples < 2:
         raise InputError(f"n_samples must be at least 2, got {n_samples}.")
     device = next((t.device for t in (*p.parameters(), *p.buffers())), codes.mean.device)

@@ -21,6 +21,7 @@ from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.priors.vamp import VampPrior
+from latentfit.priors.two_stage import TwoStagePrior
 from latentfit.registry import registry
 
 registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
@@ -40,6 +41,7 @@ registry.register(
     aliases=("dpmm", "dp", "dirichlet_process", "bayesian_gaussian_mixture"),
 )
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
+registry.register("prior", "two_stage", TwoStagePrior, aliases=("twostage", "second_vae", "2svae", "two_stage_vae"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
 
@@ -103,6 +105,7 @@ __all__ = [
     "RealNVPPrior",
     "StandardNormalPrior",
     "VampPrior",
+    "TwoStagePrior",
     "as_prior",
     "create",
     "load",
