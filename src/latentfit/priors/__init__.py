@@ -20,8 +20,8 @@ from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
 from latentfit.priors.standard import StandardNormalPrior
-from latentfit.priors.vamp import VampPrior
 from latentfit.priors.two_stage import TwoStagePrior
+from latentfit.priors.vamp import VampPrior
 from latentfit.registry import registry
 
 registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
@@ -104,8 +104,8 @@ __all__ = [
     "Prior",
     "RealNVPPrior",
     "StandardNormalPrior",
-    "VampPrior",
     "TwoStagePrior",
+    "VampPrior",
     "as_prior",
     "create",
     "load",
