@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentfit.adapters.adapted import Loss
+from latentfit.adapters.adapted import CONTINUED, Loss
 from latentfit.adapters.calls import ForeignCall
 from latentfit.adapters.decoding import ForeignDecoder, NoDecoder, likelihood_of, raw_output, to_parameters
 from latentfit.adapters.encoding import Reading, understand
@@ -170,7 +170,7 @@ class Run:
             self.likelihood.check(self.x)
 
     def _say(self, label: str, text: str) -> None:
-        self.lines += textwrap.wrap(f"{label:10} {text}", 79, initial_indent=" ", subsequent_indent=" " * 12)
+        self.lines += textwrap.wrap(f"{label:10} {text}", 79, initial_indent=" ", subsequent_indent=CONTINUED)
 
     def _say_range(self, raw: Tensor, said: str) -> None:
         text = f"-> {tuple(raw.shape)} in [{raw.min():.2f}, {raw.max():.2f}]; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from latentfit import methods
 from latentfit.adapters.adapt import adapt
 from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
+from latentfit.adapters.decoding import NoDecoder
 from latentfit.adapters.example import between_0_and_1, first_rows
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.evaluation.rows import evaluation_rows
 from latentfit.model.vae import VAEModule
-from latentfit.training import SETTLED, late_slope
+from latentfit.training import SETTLED, late_slope, short_record
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Subject:
     own_rows: OwnRows | None = None
     can_score: bool = True
     grey: bool = False
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether there is a decoder to show samples with."""
+        return not isinstance(self.vae.decoder, NoDecoder)
 
 
 def subject(model: Any, example: Any = None) -> Subject:
@@ -69,7 +75,24 @@ def subject(model: Any, example: Any = None) -> Subject:
             grey=model.grey or (example is not None and is_grey(model, example)),
         )
     name = f"{type(model).__name__} ({model.likelihood.name})" if model.likelihood.name else type(model).__name__
-    return Subject(model, _rows_of(model, None), name, grey=example is not None and is_grey(model, example))
+    facts = None if model.trained is None else facts_of(model.trained)
+    loss = None if facts is None or facts.kl_weight_reached is None else Loss(facts.kl_weight_reached, "nll")
+    grey = example is not None and is_grey(model, example)
+    return Subject(model, _rows_of(model, None), name, loss=loss, training_facts=facts, grey=grey)
+
+
+def facts_of(trained: Mapping[str, Any]) -> TrainingFacts:
+    """What the short record of a run says of it; see `latentfit.training.short_record`."""
+    history = [{"step": step, "validation": value} for step, value in trained.get("validation", ())]
+    steps = int(trained.get("steps", 0))
+    gain = late_slope(history, steps)
+    early = trained.get("stopped") == "early"
+    return TrainingFacts(
+        kl_weight_reached=trained.get("kl_weight"),
+        converged=True if early else None if gain is None else gain < SETTLED,
+        steps=steps,
+        late_gain=gain,
+    )
 
 
 def is_grey(model: VAEModule, example: Any) -> bool:
@@ -106,11 +129,13 @@ def _of_estimator(estimator: Any) -> Subject:
 
     schedule = methods.get(estimator.method).kl_weight(max(1, estimator.n_steps_))
     weight = float(schedule(schedule.settled_at))
-    slope = late_slope(estimator.history_, estimator.n_steps_)
+    trained = estimator.module_.trained
+    if trained is None:  # saved before the module kept a record of its own
+        trained = short_record(estimator.history_, estimator.n_steps_, estimator.n_steps_, "", weight)
     return Subject(
         estimator.module_,
         rows,
         f"{name} ({estimator.module_.likelihood.name})",
         loss=Loss(weight, "nll"),
-        training_facts=TrainingFacts(weight, converged=None if slope is None else slope < SETTLED),
+        training_facts=facts_of(trained),
     )

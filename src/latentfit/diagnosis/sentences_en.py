@@ -274,7 +274,10 @@ SENTENCES: dict[str, str] = {
     "diagnosis.markdown.change": "what would change the verdict",
     # a retrofit in the terminal
     "retrofit.title": "Retrofit of {model}",
-    "retrofit.caption": "Ladder on {fit:,} training codes, {selection:,} other {units}, paired; T(r) in nats per {unit}",
+    "retrofit.caption.test": "Ladder on {fit:,} training codes; {selection:,} test {units} chose, paired; T(r) in nats per {unit}",
+    "retrofit.caption.train": "Ladder on {fit:,} training codes; {selection:,} other training {units} chose, paired; T(r) in nats per {unit}",
+    "retrofit.caption.halves": "Ladder on {fit:,} codes; {selection:,} other {units} chose, paired; T(r) in nats per {unit}",
+    "retrofit.chose.train": "{test:,} test {units} are too few to choose by and to measure by: training {units} chose, which the VAE has seen, so the ladder may flatter; the gain is of the test {units} alone.",
     "column.rung": "rung",
     "column.gap": "T(r)",
     "column.error": "±",

@@ -274,7 +274,10 @@ SENTENCES: dict[str, str] = {
     "diagnosis.markdown.change": "điều gì sẽ đổi kết luận",
     # thay tiên nghiệm trên dòng lệnh
     "retrofit.title": "Thay tiên nghiệm (prior) cho {model}",
-    "retrofit.caption": "Khớp trên {fit:,} mã huấn luyện, chấm trên {selection:,} {units} khác, theo cặp; T(r), nat mỗi {unit}",
+    "retrofit.caption.test": "Khớp trên {fit:,} mã huấn luyện; {selection:,} {units} kiểm tra để chọn, theo cặp; T(r), nat mỗi {unit}",
+    "retrofit.caption.train": "Khớp trên {fit:,} mã huấn luyện; {selection:,} {units} huấn luyện khác để chọn, theo cặp; T(r), nat mỗi {unit}",
+    "retrofit.caption.halves": "Khớp trên {fit:,} mã; {selection:,} {units} khác để chọn, theo cặp; T(r), nat mỗi {unit}",
+    "retrofit.chose.train": "{test:,} {units} kiểm tra là quá ít để vừa chọn vừa đo: {units} huấn luyện đã chọn, mà VAE đã thấy chúng, nên bảng trên có thể quá đẹp; phần lấy lại chỉ đo trên {units} kiểm tra.",
     "column.rung": "tiên nghiệm",
     "column.gap": "T(r)",
     "column.error": "±",

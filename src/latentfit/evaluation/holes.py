@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import Codes
@@ -17,6 +18,8 @@ from latentfit.model.contracts import Prior
 
 #: the quantile of log r on held-out codes below which a sample lies in a hole
 QUANTILE = 0.01
+#: samples in holes that are kept, to be looked at
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,16 @@ class Holes:
         threshold: the 1 % quantile of log r on held-out codes, nats.
         log_r_codes: (N,) log r of held-out codes.
         log_r_samples: (n,) log r of p's samples.
+        examples: (k, *event_shape) the first of p's samples that lie in a hole, in the order they were drawn.
+        example_rows: (k,) which of the samples they are.
     """
 
     share: Estimate
     threshold: float
     log_r_codes: np.ndarray
     log_r_samples: np.ndarray
+    examples: Tensor | None = None
+    example_rows: np.ndarray | None = None
 
 
 def prior_holes(
@@ -73,4 +80,12 @@ def prior_holes(
     error = math.sqrt(share * (1 - share) / n_samples + QUANTILE * (1 - QUANTILE) / len(codes))
     estimate = Estimate.from_error(share, error)
     low, high = estimate.interval
-    return Holes(Estimate(share, error, (max(0.0, low), min(1.0, high))), threshold, log_r_codes, log_r_samples)
+    first = np.flatnonzero(log_r_samples < threshold)[:EXAMPLES]
+    return Holes(
+        Estimate(share, error, (max(0.0, low), min(1.0, high))),
+        threshold,
+        log_r_codes,
+        log_r_samples,
+        z[torch.as_tensor(first, device=z.device)],
+        first,
+    )

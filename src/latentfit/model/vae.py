@@ -38,6 +38,9 @@ class VAEModule(Component, nn.Module):
         InputError: shapes that do not meet, with both.
     """
 
+    #: what `fit` writes down of its last run, JSON; None: trained by other means, or not at all
+    trained: dict[str, Any] | None = None
+
     def __init__(
         self,
         encoder: nn.Module,

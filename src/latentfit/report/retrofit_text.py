@@ -27,7 +27,7 @@ def retrofit_text(fix: Retrofit, lang: str = "en") -> str:
     """The ladder and the verdict in lines of at most 80 characters."""
     s, words = fix.setting, words_of(fix, lang)
     title = f"{say('retrofit.title', lang, model=' '.join(s.model.split()))} ({what_line(fix, lang)})"
-    caption = say("retrofit.caption", lang, fit=s.n_fit, selection=s.n_selection, **words)
+    caption = say(f"retrofit.caption.{s.chose}", lang, fit=s.n_fit, selection=s.n_selection, **words)
     lines = [*wrapped(title, WIDTH, indent="  "), *wrapped(caption, WIDTH), "", *_ladder(fix, lang), ""]
     for sentence in [verdict(fix, lang), *evidence(fix, lang)]:
         lines += wrapped(sentence, WIDTH)
@@ -85,9 +85,16 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
         if fix.log_px_gain is not None:
             lines.append(say("retrofit.log_px", lang, n=s.n_scored, k=s.k, gain=fix.log_px_gain, **words))
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
-    if not s.separate:
-        lines.append(say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test))
+    lines += doubts(fix, lang)
     return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if fix.weights_unchanged else [])]
+
+
+def doubts(fix: Retrofit, lang: str = "en") -> list[str]:
+    """What the choice of rows takes from the numbers; empty where test rows both chose and measured, each its own."""
+    s = fix.setting
+    if not s.separate:
+        return [say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test)]
+    return [say("retrofit.chose.train", lang, test=s.n_test, **words_of(fix, lang))] if s.chose == "train" else []
 
 
 def gain_line(fix: Retrofit, lang: str = "en") -> str:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from latentfit.diagnosis.findings import plain
+from latentfit.diagnosis.pictures import Pictures
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Ladder
@@ -46,7 +45,7 @@ class RungRow:
 
 @dataclass(frozen=True)
 class RetrofitSetting:
-    """What was fitted and judged, on which rows, and how."""
+    """What was fitted and judged, on which rows, and how; `chose`: see `latentfit.retrofitting.rows.Parts`."""
 
     model: str
     understood: list[str]
@@ -64,6 +63,7 @@ class RetrofitSetting:
     n_scored: int = 0
     k: int = 0
     lang: str = "en"
+    chose: str = "halves"
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Retrofit:
         kl: mean KL of the codes from the original prior, nats per row.
         guards: name -> (passed, numbers) of the kept prior.
         sha256: of the model's weights, before and after.
+        pictures: the arrays that the report draws.
     """
 
     setting: RetrofitSetting
@@ -96,7 +97,7 @@ class Retrofit:
     kl: Estimate
     guards: dict[str, tuple[bool, dict[str, float]]]
     sha256: tuple[str, str]
-    pictures: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    pictures: Pictures = field(default_factory=Pictures, repr=False)
 
     @property
     def kept(self) -> RungRow:
@@ -154,10 +155,10 @@ class Retrofit:
         return retrofit_html(self, self.setting.lang)
 
     def report(self, path: str | Path, *, lang: str | None = None, title: str | None = None, **options: Any) -> Path:
-        """Write the report: one offline HTML file.
+        """Write the report: one offline HTML file, and a card for chat beside it, of the same name in PNG.
 
         Args:
-            path: of the file, replaced atomically.
+            path: of the page, replaced atomically.
             lang: "en" or "vi".
             title: of the page.
             options: `show_data`: whether pictures of the data may be in it (False by default).
