@@ -27,18 +27,21 @@ from latentfit.registry import registry
 registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
 registry.register("prior", "learned_gaussian", LearnedGaussianPrior, aliases=("gaussian", "full_gaussian"))
 registry.register("prior", "mixture", MixturePrior, aliases=("gmm", "mog", "gaussian_mixture"))
-registry.register("prior", "vamp", VampPrior, aliases=("vampprior", "vamp_prior"))
+registry.register("prior", "vamp", VampPrior, synonyms=("vampprior", "vamp_prior"))
+registry.register("prior", "exemplar", ExemplarPrior, synonyms=("exemplars",), aliases=("exemplar_vae",))
 registry.register(
     "prior",
     "hierarchical",
     HierarchicalPrior,
-    aliases=("niw", "normal_inverse_wishart", "nig", "full_bayes", "bayesian"),
+    synonyms=("normal_inverse_wishart", "niw"),
+    aliases=("normal_inverse_gamma", "nig", "full_bayes", "student_t_predictive"),
 )
 registry.register(
     "prior",
     "dp_mixture",
     DirichletProcessPrior,
-    aliases=("dpmm", "dp", "dirichlet_process", "bayesian_gaussian_mixture"),
+    synonyms=("dpmm", "dirichlet_process"),
+    aliases=("dp", "stick_breaking", "bayesian_gaussian_mixture"),
 )
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
 registry.register("prior", "two_stage", TwoStagePrior, aliases=("twostage", "second_vae", "2svae", "two_stage_vae"))

@@ -115,9 +115,9 @@ class HierarchicalPrior(Prior):
         noise = standard_normal((total, dim), self.mean, generator)
         freedom, stretch = predictive(self.n_rows, self._dim, self.hyper)
         # one chi^2 for all of z, or one for each coordinate
-        n_stretches = total if self.covariance == "full" else total * dim
-        wide = (stretch.sqrt().cpu() * stretches(freedom, n_stretches, generator)).to(self.mean).view(total, -1)
-        noise = noise * wide
+        each = 1 if self.covariance == "full" else dim
+        wide = stretch.sqrt().cpu() * stretches(freedom, total * each, generator).view(total, each)
+        noise = noise * wide.to(noise)
         if self.covariance == "full":
             offset = torch.linalg.solve_triangular(self._factor(), noise.T, upper=False).T
         else:
