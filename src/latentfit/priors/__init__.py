@@ -13,6 +13,7 @@ from latentfit.model.contracts import Prior, Shape
 from latentfit.priors.defensive import DefensiveMixture
 from latentfit.priors.empirical import EmpiricalPrior
 from latentfit.priors.external import ExternalPrior, as_prior
+from latentfit.priors.flow_matching import FlowMatchingPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
@@ -25,6 +26,7 @@ registry.register("prior", "learned_gaussian", LearnedGaussianPrior, aliases=("g
 registry.register("prior", "mixture", MixturePrior, aliases=("gmm", "mog", "gaussian_mixture"))
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
 registry.register("prior", "two_stage", TwoStagePrior, aliases=("twostage", "second_vae", "2svae", "two_stage_vae"))
+registry.register("prior", "flow_matching", FlowMatchingPrior, aliases=("cfm", "rectified_flow", "fm", "diffusion"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
 
@@ -79,6 +81,7 @@ __all__ = [
     "DefensiveMixture",
     "EmpiricalPrior",
     "ExternalPrior",
+    "FlowMatchingPrior",
     "LearnedGaussianPrior",
     "MixturePrior",
     "Prior",
