@@ -16,6 +16,7 @@ from latentfit.priors.empirical import EmpiricalPrior
 from latentfit.priors.exemplar import ExemplarPrior
 from latentfit.priors.external import ExternalPrior, as_prior
 from latentfit.priors.hierarchical import HierarchicalPrior
+from latentfit.priors.flow_matching import FlowMatchingPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
@@ -45,6 +46,7 @@ registry.register(
 )
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
 registry.register("prior", "two_stage", TwoStagePrior, aliases=("twostage", "second_vae", "2svae", "two_stage_vae"))
+registry.register("prior", "flow_matching", FlowMatchingPrior, aliases=("cfm", "rectified_flow", "fm", "diffusion"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
 
@@ -102,6 +104,7 @@ __all__ = [
     "ExemplarPrior",
     "ExternalPrior",
     "HierarchicalPrior",
+    "FlowMatchingPrior",
     "LearnedGaussianPrior",
     "MixturePrior",
     "Prior",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
@@ -22,10 +21,10 @@ from latentfit.model.vae import VAEModule
 from latentfit.networks import SkipMLP
 from latentfit.posteriors import DiagonalPosterior
 from latentfit.posteriors.noise import standard_normal
-from latentfit.priors.fitting import batch_size_for, default_max_steps
-from latentfit.priors.rows import CodeRows, code_rows, exact_moments
+from latentfit.priors.rows import code_rows
+from latentfit.priors.second_model import WhitenedCodes, rows_with_context, ticks
 from latentfit.priors.standard import StandardNormalPrior
-from latentfit.training import ProgressEvent, Recipe, isolated_rng
+from latentfit.training import isolated_rng
 
 if TYPE_CHECKING:
     from typing import Self
@@ -140,38 +139,23 @@ class TwoStagePrior(Prior):
             ReliabilityWarning: the second stage carries nothing although q(z) is not Gaussian.
         """
         rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
-        self.whitening.set_moments(*exact_moments(rows))
-        like = self.whitening.mean
-        rows = rows.to(like.device, like.dtype)
-        with isolated_rng(random_state, like.device):
+        codes = WhitenedCodes.of(rows, self.whitening, max_steps, random_state)
+        device = self.whitening.mean.device
+        with isolated_rng(random_state, device):
             self._start()
-        train, held_out = rows.split(0.1, torch.Generator().manual_seed(random_state))
-        steps = default_max_steps(len(train), self.event_shape.numel()) if max_steps is None else max_steps
-        draw = _Draw(self.whitening)
-        with isolated_rng(random_state, like.device):  # a thousand draws at least, the same at every validation
-            fixed = [draw(_as_batch(held_out)) for _ in range(math.ceil(1_000 / len(held_out)))]
         fitting.fit(
             self.second,
-            _as_batch(train),
-            X_validation=Batch(torch.cat([part.x for part in fixed]), _joined([part.context for part in fixed])),
+            codes.train,
+            X_validation=codes.held_out,
             objective=ELBO(),
-            prepare=draw,
-            recipe=Recipe(
-                max_steps=steps,
-                batch_size=batch_size_for(len(train)),
-                learning_rate=1e-3,
-                schedule="cosine",
-                clip_norm=50.0,
-                ema_decay=0.99,
-                validate_every=max(1, steps // 40),
-                patience=10,
-                device=str(like.device),
-            ),
+            prepare=codes.draw,
+            recipe=codes.recipe,
             random_state=random_state,
-            progress=_ticks(progress),
+            progress=ticks(progress),
         )
-        with isolated_rng(random_state, like.device):
-            self._warn_if_collapsed(draw(_as_batch(rows[torch.randperm(len(rows))[:JUDGED]])))
+        with isolated_rng(random_state, device):
+            some = torch.randperm(len(codes.train))[:JUDGED].to(device)
+            self._warn_if_collapsed(codes.draw(codes.train[some]))
         return self
 
     @torch.no_grad()
@@ -191,12 +175,11 @@ class TwoStagePrior(Prior):
     def _batch(self, rows: Tensor, context: Tensor | None) -> Batch:
         """Rows (..., D) and their contexts, one leading dimension."""
         if not self.context_features:
-            return Batch(rows.reshape(-1, rows.shape[-1]))
+            return rows_with_context(rows, None, 1)
         if context is None or context.shape[-1] != self.context_features:
             got = "none" if context is None else tuple(context.shape)
             raise InputError(f"This prior needs a context (..., {self.context_features}), got {got}.")
-        given = context.expand(*rows.shape[:-1], self.context_features)
-        return Batch(rows.reshape(-1, rows.shape[-1]), given.reshape(-1, self.context_features))
+        return rows_with_context(rows, context, 1)
 
     @torch.no_grad()
     def _warn_if_collapsed(self, whitened: Batch) -> None:
@@ -233,31 +216,3 @@ def _defended(mean: Tensor, variance: Tensor, n: int) -> tuple[Tensor, Tensor]:
         log_r = torch.logaddexp(log_r, math.log(n_wide / n) + energy / wide**2 - dim * math.log(wide))
     log_normaliser = 0.5 * (variance.log().sum(-1) + dim * LOG_2PI)
     return mean + variance.sqrt() * noise, log_r - log_normaliser
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Means and standard deviations (N, 2, D) -> whitened draws (N, D), afresh in every batch."""
-
-    whitening: nn.Module
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Batch:
-        mean, std = batch.x.unbind(1)
-        z = torch.addcmul(mean, std, standard_normal(mean.shape, mean))
-        return Batch(self.whitening(z)[0], batch.context)
-
-
-def _as_batch(rows: CodeRows) -> Batch:
-    return Batch(torch.stack((rows.mean, rows.std), 1), rows.context)
-
-
-def _joined(contexts: list[Tensor | None]) -> Tensor | None:
-    given = [context for context in contexts if context is not None]
-    return torch.cat(given) if given else None
-
-
-def _ticks(progress: Callable[[int, int], None] | None) -> Callable[[ProgressEvent], None] | None:
-    if progress is None:
-        return None
-    return lambda event: progress(event.max_steps if event.finished else event.step, event.max_steps)
