@@ -77,7 +77,7 @@ METHODS: dict[str, Method] = {
         Method("annealed", "regularisation", schedule="annealed"),
         Method("cyclical", "regularisation", schedule="cyclical"),
         Method("free_bits", "regularisation", kl_term={"name": "free_bits", "args": {"nats": 0.25}}),
-        Method("capacity", "regularisation", strength=10.0, kl_term={"name": "capacity", "args": {"nats": 25.0}}),
+        Method("capacity", "regularisation", strength=2.0, kl_term={"name": "capacity", "args": {"nats": 25.0}}),
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
         Method("vamp", "bayesian_prior", prior="vamp"),

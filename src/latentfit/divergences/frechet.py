@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latentfit.errors import InputError
+from latentfit.divergences.samples import two_samples
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
+def frechet_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
     r"""The squared Frechet (2-Wasserstein) distance of Gaussians fitted to two samples, what FID is made of.
 
     |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^{1/2}. With A = R_a^T R_a the scatter's QR form the last
@@ -33,21 +34,17 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         >>> round(frechet_distance(x, x + 3.0), 6)
         9.0
     """
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        got = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise InputError(f"frechet_distance needs two samples (n, D) and (m, D) of at least 2 rows, got {got}.")
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise InputError("frechet_distance: a sample has entries that are not finite.")
-    mean_a, factor_a = _moments(a)
-    mean_b, factor_b = _moments(b)
+    x, y = two_samples("frechet_distance", a, b)
+    mean_a, factor_a = _moments(x)
+    mean_b, factor_b = _moments(y)
     cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
     spread = factor_a.square().sum() + factor_b.square().sum() - 2 * cross
     # the true value is never negative; rounding can make it -1e-16
     return max(0.0, ((mean_a - mean_b).square().sum() + spread).item())
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and R (min(n, D), D) with R^T R the unbiased covariance, in float64."""
-    x = x.detach().cpu().double()
-    mean = x.mean(0)
-    return mean, torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R
+    sample = sample.cpu().double()
+    mean = sample.mean(0)
+    return mean, torch.linalg.qr((sample - mean) / (len(sample) - 1) ** 0.5, mode="r").R

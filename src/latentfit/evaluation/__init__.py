@@ -1,5 +1,16 @@
 """Numbers with standard errors."""
 
+from latentfit.divergences import (
+    PRDC,
+    TwoSampleTest,
+    classifier_test,
+    energy_distance,
+    frechet_distance,
+    mmd2,
+    mmd_test,
+    precision_recall_density_coverage,
+    sliced_wasserstein,
+)
 from latentfit.evaluation.ais import AIS, ais_log_likelihood
 from latentfit.evaluation.bdmc import BDMC, bdmc
 from latentfit.evaluation.calibration import Calibration, decoder_calibration
@@ -46,6 +57,7 @@ from latentfit.evaluation.terms import ELBOTerms, elbo_terms, inference_gap
 __all__ = [
     "AIS",
     "BDMC",
+    "PRDC",
     "ActiveUnits",
     "AgainstPCA",
     "Calibration",
@@ -65,12 +77,14 @@ __all__ = [
     "SampleQuality",
     "Scored",
     "Strays",
+    "TwoSampleTest",
     "active_units",
     "against_pca",
     "ais_log_likelihood",
     "bdmc",
     "bridges",
     "check_prior",
+    "classifier_test",
     "climb",
     "cross_fit",
     "decoder_calibration",
@@ -79,9 +93,11 @@ __all__ = [
     "encode_rows",
     "encoder_features",
     "encoder_proposal",
+    "energy_distance",
     "escalate",
     "finite_gradients",
     "fit_proposal",
+    "frechet_distance",
     "functional_hole",
     "gap_by_group",
     "inference_gap",
@@ -90,13 +106,17 @@ __all__ = [
     "knn_accuracy",
     "log_likelihood",
     "memorisation",
+    "mmd2",
+    "mmd_test",
     "neighbourhood_overlap",
     "pareto_k",
     "pca_baseline",
     "plug_in_mismatch",
+    "precision_recall_density_coverage",
     "prior_gap",
     "prior_gap_per_row",
     "prior_holes",
     "sample_quality",
+    "sliced_wasserstein",
     "uncovered",
 ]
