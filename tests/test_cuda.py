@@ -81,7 +81,7 @@ def test_prior_is_fitted_on_the_card(name):
     mean = torch.randn(300, 3, device=CUDA, generator=generator)
     prior = lf.priors.create(name, latent_dim=3).to(CUDA)
     prior.fit(mean, std=torch.full_like(mean, 0.3), max_steps=20)
-    assert on_card(prior)
+    assert on_card(prior), name
     z = prior.sample((4, 5), generator=generator)
     assert z.device == CUDA
     assert prior.sample(3, generator=torch.Generator().manual_seed(0)).device == CUDA

@@ -15,8 +15,8 @@ from latentfit.priors.dp_mixture import DirichletProcessPrior
 from latentfit.priors.empirical import EmpiricalPrior
 from latentfit.priors.exemplar import ExemplarPrior
 from latentfit.priors.external import ExternalPrior, as_prior
-from latentfit.priors.hierarchical import HierarchicalPrior
 from latentfit.priors.flow_matching import FlowMatchingPrior
+from latentfit.priors.hierarchical import HierarchicalPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.realnvp import RealNVPPrior
@@ -103,8 +103,8 @@ __all__ = [
     "EmpiricalPrior",
     "ExemplarPrior",
     "ExternalPrior",
-    "HierarchicalPrior",
     "FlowMatchingPrior",
+    "HierarchicalPrior",
     "LearnedGaussianPrior",
     "MixturePrior",
     "Prior",

@@ -126,7 +126,7 @@ class MixturePrior(Prior):
         """
         rows = code_rows(self, mean, std, var, logvar)
         found = fit_mixture(
-            rows,
+            rows.to("cpu", rows.mean.dtype),  # so that a GPU's rows give the same mixture
             "auto" if self.automatic else self.n_components,
             self.covariance,
             max_iterations=60 if max_steps is None else max_steps,
