@@ -38,11 +38,12 @@ def evil(dx: Diagnosis) -> Diagnosis:
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("lang", ["en", "vi"])
-def test_no_line_is_longer_than_a_terminal(diagnosis, quiet, lang):
+def test_no_line_is_longer_than_a_terminal(diagnosis, quiet, lang, width):
     for dx in (diagnosis, quiet):
-        lines = diagnosis_text(dx, lang).split("\n")
-        assert max(map(len, lines)) <= 80
+        lines = dx.summary(lang, width).split("\n")
+        assert max(map(len, lines)) <= width
         assert not [line for line in lines if line != line.rstrip()]
 
 

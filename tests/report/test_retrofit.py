@@ -30,11 +30,14 @@ def evil(fix: Retrofit) -> Retrofit:
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("lang", ["en", "vi"])
-def test_no_line_is_longer_than_a_terminal(fix, unchanged, lang):
+def test_no_line_is_longer_than_a_terminal(fix, unchanged, lang, width):
     for result in (fix, unchanged):
-        lines = retrofit_text(result, lang).split("\n")
-        assert max(map(len, lines)) <= 80
+        text = result.summary(lang, width)
+        lines = text.split("\n")
+        assert max(map(len, lines)) <= width
+        assert "<-" in text
         assert not [line for line in lines if line != line.rstrip()]
 
 

@@ -146,7 +146,7 @@ class AdaptedVAE(VAEModule):
         model_name: what the model is called in tables.
         understood: the lines that `print` shows.
         foreign: the modules whose weights are proved unchanged.
-        data_shape: shape of a row, where it is known.
+        data_shape: shape of a row, where it is known; data_range: what its entries lie in.
         device: where it runs, needed only where nothing inside has parameters.
         loss, training_facts, own_rows: what is known of the training.
         grey: whether a Bernoulli will have to score grey pixels, which it cannot without binarising them.
@@ -166,6 +166,7 @@ class AdaptedVAE(VAEModule):
         understood: Sequence[str] = (),
         foreign: Sequence[nn.Module] = (),
         data_shape: Sequence[int] | None = None,
+        data_range: tuple[float, float] | None = None,
         device: torch.device | str | None = None,
         loss: Loss | None = None,
         training_facts: TrainingFacts | None = None,
@@ -179,6 +180,7 @@ class AdaptedVAE(VAEModule):
         self.model_name, self.understood = model_name, list(understood)
         self.foreign = tuple(foreign)  # in a tuple, so that a module in both networks is not registered thrice
         self.data_shape = None if data_shape is None else torch.Size(data_shape)
+        self.data_range = data_range
         self.loss, self.training_facts, self.own_rows, self.grey = loss, training_facts, own_rows, grey
         self.read = read
         self._given_device = None if device is None else torch.device(device)

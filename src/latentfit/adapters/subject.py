@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,13 @@ from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
 from latentfit.adapters.decoding import NoDecoder
 from latentfit.adapters.example import between_0_and_1, first_rows
 from latentfit.data.batch import Batch
-from latentfit.errors import InputError
+from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.rows import evaluation_rows
 from latentfit.model.vae import VAEModule
 from latentfit.training import SETTLED, late_slope, short_record
+
+#: ratio of two spans of data that is a matter of units, such as 255
+ANOTHER_SCALE = 50.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def subject(model: Any, example: Any = None) -> Subject:
     if isinstance(model, AdaptedVAE):
         return Subject(
             model,
-            _rows_of(model, model.data_shape, model.read),
+            _rows_of(model, model.data_shape, model.read, model.data_range),
             model.model_name,
             loss=model.loss,
             training_facts=model.training_facts,
@@ -103,7 +107,10 @@ def is_grey(model: VAEModule, example: Any) -> bool:
 
 
 def _rows_of(
-    model: VAEModule, data_shape: torch.Size | None, read: Callable[[Any], Batch] | None = None
+    model: VAEModule,
+    data_shape: torch.Size | None,
+    read: Callable[[Any], Batch] | None = None,
+    data_range: tuple[float, float] | None = None,
 ) -> Callable[[Any, str], Batch]:
     def rows(X: Any, what: str = "X") -> Batch:
         given = read(X) if read is not None and hasattr(X, "obsm") else X
@@ -113,9 +120,24 @@ def _rows_of(
                 f"{what} has rows of shape {tuple(batch.x.shape[1:])}; the model was adapted on rows of shape "
                 f"{tuple(data_shape)}. Reshape {what} like the example."
             )
+        if data_range is not None:
+            _warn_of_another_scale(batch, data_range, what)
         return batch
 
     return rows
+
+
+def _warn_of_another_scale(batch: Batch, data_range: tuple[float, float], what: str) -> None:
+    """Pixels of 0..255 where the example's were of 0..1, or the reverse; a heavy tail alone is not another scale."""
+    low, high = float(batch.x.min()), float(batch.x.max())
+    span, was = high - low, data_range[1] - data_range[0]
+    if span > ANOTHER_SCALE * was or was > ANOTHER_SCALE * span:
+        warnings.warn(
+            f"{what} lies in [{low:.3g}, {high:.3g}], the rows that the model was adapted on in "
+            f"[{data_range[0]:.3g}, {data_range[1]:.3g}]: give all of them scaled as in training.",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _of_estimator(estimator: Any) -> Subject:

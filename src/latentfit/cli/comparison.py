@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,7 +26,7 @@ from latentfit.cli.options import (
     grouped,
     one_of,
 )
-from latentfit.cli.program import INTERRUPTED, Session, app
+from latentfit.cli.program import INTERRUPTED, Session, app, screen
 from latentfit.errors import LatentfitWarning
 
 
@@ -79,7 +77,7 @@ def compare(
         folder=folder,
         lang=lang,
         ascii=session.ascii,
-        **_screen(sys.stderr if as_json else sys.stdout),
+        **screen(sys.stderr if as_json else sys.stdout),
     )
     # said once, in the table's footnote
     warnings.filterwarnings("ignore", "Importance sampling is unreliable", LatentfitWarning)
@@ -131,10 +129,3 @@ def report(
     print(path.as_posix())
     if show:
         browse(path)
-
-
-def _screen(stream: Any) -> dict[str, Any]:
-    live = bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
-    asked_for = live or os.environ.get("COLUMNS", "").isdigit()
-    columns = shutil.get_terminal_size((80, 24)).columns if asked_for else 80
-    return {"live": live, "width": min(100, max(40, columns))}

@@ -130,11 +130,11 @@ class Diagnosis:
         }
         return pd.DataFrame(columns)
 
-    def summary(self, lang: str | None = None) -> str:
-        """The diagnosis as a table of at most 80 columns."""
+    def summary(self, lang: str | None = None, width: int = 80) -> str:
+        """The diagnosis as a table of lines of at most `width` characters."""
         from latentfit.report.diagnosis_text import diagnosis_text
 
-        return diagnosis_text(self, lang or self.setting.lang)
+        return diagnosis_text(self, lang or self.setting.lang, width)
 
     def __str__(self) -> str:
         return self.summary()

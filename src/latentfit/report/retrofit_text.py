@@ -21,16 +21,18 @@ from latentfit.report.view import (
 from latentfit.retrofitting import Retrofit, RungRow
 
 WIDTH = 80
+#: characters that the ladder's last column has at least
+NARROWEST = 10
 
 
-def retrofit_text(fix: Retrofit, lang: str = "en") -> str:
-    """The ladder and the verdict in lines of at most 80 characters."""
+def retrofit_text(fix: Retrofit, lang: str = "en", width: int = WIDTH) -> str:
+    """The ladder and the verdict in lines of at most `width` characters."""
     s, words = fix.setting, words_of(fix, lang)
     title = f"{say('retrofit.title', lang, model=' '.join(s.model.split()))} ({what_line(fix, lang)})"
     caption = say(f"retrofit.caption.{s.chose}", lang, fit=s.n_fit, selection=s.n_selection, **words)
-    lines = [*wrapped(title, WIDTH, indent="  "), *wrapped(caption, WIDTH), "", *_ladder(fix, lang), ""]
+    lines = [*wrapped(title, width, indent="  "), *wrapped(caption, width), "", *_ladder(fix, lang, width), ""]
     for sentence in [verdict(fix, lang), *evidence(fix, lang)]:
-        lines += wrapped(sentence, WIDTH)
+        lines += wrapped(sentence, width)
     return "\n".join(lines)
 
 
@@ -188,20 +190,21 @@ def samples_foot(fix: Retrofit, lang: str = "en") -> str:
     return say("retrofit.foot.samples", lang, floor=short(fix.samples[2].value))
 
 
-def _ladder(fix: Retrofit, lang: str) -> list[str]:
+def _ladder(fix: Retrofit, lang: str, width: int) -> list[str]:
     columns = ladder_columns(fix, lang)
     columns[0] = Column(f" {columns[0].heading}", columns[0].cells, True)
-    marks = columns[-1]
-    room = WIDTH - sum(column.width + 2 for column in columns[:-1])
+    *columns, marks = columns
+    while (room := width - sum(column.width + 2 for column in columns)) < NARROWEST and len(columns) > 2:
+        columns.pop()  # what was kept, and why not, stays in a narrow terminal
     # reasons may be long: they go on in lines of their own
     broken = [wrapped(cell, room) for cell in marks.cells]
-    columns[-1] = Column(marks.heading, [parts[0] for parts in broken], True)
-    lines = fitting(columns, WIDTH)
+    columns.append(Column(marks.heading, [parts[0] for parts in broken], True))
+    lines = fitting(columns, width)
     out = lines[:1]
     for line, parts in zip(lines[1:], broken, strict=True):
-        out += [line, *(" " * (WIDTH - room) + part for part in parts[1:])]
+        out += [line, *(" " * (width - room) + part for part in parts[1:])]
     foot = samples_foot(fix, lang)
-    return out + (wrapped(f" {foot}", WIDTH, indent="   ") if foot else [])
+    return out + (wrapped(f" {foot}", width, indent="   ") if foot else [])
 
 
 def _text(text: str) -> str:

@@ -137,11 +137,11 @@ class Retrofit:
             )
         return pd.DataFrame(table)
 
-    def summary(self, lang: str | None = None) -> str:
-        """The retrofit as a table of at most 80 columns."""
+    def summary(self, lang: str | None = None, width: int = 80) -> str:
+        """The retrofit as a table of lines of at most `width` characters."""
         from latentfit.report.retrofit_text import retrofit_text
 
-        return retrofit_text(self, lang or self.setting.lang)
+        return retrofit_text(self, lang or self.setting.lang, width)
 
     def __str__(self) -> str:
         return self.summary()
