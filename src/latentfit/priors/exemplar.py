@@ -14,6 +14,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
 from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.following import ENCODED, gaussian, in_eval, resize
+from latentfit.priors.gaussians import rows_at_once
 from latentfit.priors.rows import CodeRows, code_rows
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from latentfit.model.vae import VAEModule
 
-#: numbers in one block of rows by exemplars: 16 MB in float32
-BLOCK = 1 << 22
 #: rows that find the one width of a post hoc fit, at most, and its iterations and tolerance
 WIDTH_ROWS, WIDTH_ITERATIONS, WIDTH_TOLERANCE = 2_000, 100, 1e-4
 
@@ -110,7 +109,7 @@ class ExemplarPrior(Prior):
         means = self._current()
         flat = z.flatten(-len(self.event_shape))
         rows = flat.reshape(-1, flat.shape[-1])
-        blocks = rows.split(max(1, BLOCK // len(means)))
+        blocks = rows.split(rows_at_once(rows, len(means)))
         parts = [self._around(block, means).logsumexp(-1) for block in blocks]
         return torch.cat(parts).view(flat.shape[:-1]) - math.log(len(means))
 

@@ -9,8 +9,13 @@ from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.components import component_log_prob
 from latentfit.priors.foreign import generator_as_global
 
-#: numbers in one block of rows by components: 16 MB in float32
-BLOCK = 1 << 22
+#: numbers in one block of rows by components: 16 MB in float32, and 256 MB where kernels are launched
+BLOCK, BLOCK_ON_DEVICE = 1 << 22, 1 << 26
+
+
+def rows_at_once(z: Tensor, n_components: int) -> int:
+    """Rows of a block for so many components, on the device of z."""
+    return max(1, (BLOCK if z.device.type == "cpu" else BLOCK_ON_DEVICE) // n_components)
 
 
 def log_mixture(z: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
@@ -19,7 +24,7 @@ def log_mixture(z: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> 
     In blocks, so that without gradients memory does not grow with rows times components.
     """
     rows = z.reshape(-1, z.shape[-1])
-    blocks = rows.split(max(1, BLOCK // len(mean)))
+    blocks = rows.split(rows_at_once(rows, len(mean)))
     parts = [(component_log_prob(block, mean, factor) + log_weight).logsumexp(-1) for block in blocks]
     return torch.cat(parts).view(z.shape[:-1])
 

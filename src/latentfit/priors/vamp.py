@@ -115,13 +115,14 @@ class VampPrior(Prior):
             self._followed = None
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return log_mixture(z.flatten(-len(self.event_shape)), self._log_weight(), *self.components())
+        mean, factor = self.components()
+        return log_mixture(z.flatten(-len(self.event_shape)), self._log_weight(mean), mean, factor)
 
     @torch.no_grad()
     def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         shape = as_shape(n)
         mean, factor = self.components()
-        return draws(self._log_weight(), mean, factor, shape.numel(), generator).view(*shape, *self.event_shape)
+        return draws(self._log_weight(mean), mean, factor, shape.numel(), generator).view(*shape, *self.event_shape)
 
     def components(self) -> tuple[Tensor, Tensor]:
         """Means (K, D) and W_k with C_k^{-1} = W_k^T W_k, (K, D, D) or its diagonal (K, D)."""
@@ -168,11 +169,9 @@ class VampPrior(Prior):
         factor = (-q.log_std).exp().flatten(1) if isinstance(q, DiagonalGaussian) else _inverse(q.scale_tril)
         return q.mean.flatten(1).to(self.pseudo_inputs), factor.to(self.pseudo_inputs)
 
-    def _log_weight(self) -> Tensor:
-        if self.logits is not None:
-            return self.logits.log_softmax(0)
-        mean = self.component_mean if self.pseudo_inputs is None else self.pseudo_inputs
-        return mean.new_zeros(len(mean)).log_softmax(0)
+    def _log_weight(self, mean: Tensor) -> Tensor:
+        logits = mean.new_zeros(len(mean)) if self.logits is None else self.logits
+        return logits.log_softmax(0)
 
     @torch.no_grad()
     def _keep(self) -> None:
