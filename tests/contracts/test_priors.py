@@ -34,6 +34,8 @@ def zuko_flow(dim):
 def two_stage(dim):
     torch.manual_seed(0)
     return priors.create("two_stage", latent_dim=dim, hidden_features=(16, 16), inner_draws=32)
+
+
 def vamp(dim, **arguments):
     """Bound to an encoder of three columns."""
     prior = priors.create("vamp", latent_dim=dim, n_components=6, **arguments)

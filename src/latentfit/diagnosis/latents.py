@@ -26,7 +26,7 @@ from latentfit.priors import create
 #: draws that judge a rung, at most, where there are more rows than one draw each needs
 MOST_DRAWS = 120_000
 #: rows of the exact mixture behind the plug-in number, which is quadratic in them
-PLUG_IN_ROWS = 5_000
+PLUG_IN_ROWS = 3_000
 #: characters before a finding's sentence
 LABEL = 12
 

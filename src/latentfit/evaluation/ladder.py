@@ -23,8 +23,8 @@ NOTHING = "nothing"
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
 #: flows whose base is a mixture, where one has won something, and its components at most (each costs time)
 ON_A_MIXTURE, MOST_BASE_COMPONENTS = ("realnvp",), 30
-#: rows that find one number, the defensive weight, at most
-MOST_WEIGHT_ROWS = 5_000
+#: rows and draws that find one number, the defensive weight, at most
+MOST_WEIGHT_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
 #: differences below it, in nats per row, are not worth a larger prior
 WORTHWHILE = 0.1
 
@@ -169,7 +169,8 @@ def climb(
         seconds = time.perf_counter() - started
         prior.eval()
         few = codes_validation[:: max(1, len(codes_validation) // MOST_WEIGHT_ROWS)]  # rows may be sorted
-        weight = defensive_weight(prior, p, few, random_state=random_state)
+        n_weight = max(1, min(8, MOST_WEIGHT_DRAWS // len(few)))
+        weight = defensive_weight(prior, p, few, n_draws=n_weight, random_state=random_state)
         mixed = DefensiveMixture(prior, p, weight)
         per_row = prior_gap_per_row(mixed, p, codes_selection, n_draws=n_draws, random_state=random_state)
         gap = Estimate.of(per_row, groups=codes_selection.groups)
