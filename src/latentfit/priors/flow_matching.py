@@ -14,7 +14,6 @@ from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
 from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import Density, Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.ode import Solver, State, integrate, integrate_adaptive
 from latentfit.priors.rows import code_rows
 from latentfit.priors.second_model import WhitenedCodes, rows_with_context, ticks
