@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -69,16 +70,15 @@ def test_the_sampling_error_falls_at_the_solvers_order(solver, order):
     prior = priors.create("flow_matching", latent_dim=3, hidden_features=16, solver=solver)
     prior = moved(prior, size=0.1)
 
-    def draw(n_steps):
-        return prior.sample(200, generator=torch.Generator().manual_seed(1), n_steps=n_steps)
+    def draw(**how):
+        return prior.sample(200, generator=torch.Generator().manual_seed(1), **how)
 
-    exact = draw(2_000 if order < 4 else 400)
-    errors = [(draw(n) - exact).square().mean().sqrt().item() for n in (16, 32, 64)]
-    falls = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    exact = draw(tolerance=1e-10)
+    errors = [(draw(n_steps=n) - exact).square().mean().sqrt().item() for n in (16, 32, 64)]
+    falls = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert min(falls) > order - 0.5
     assert falls[-1] < order + 0.5
-    adapted = prior.sample(200, generator=torch.Generator().manual_seed(1), tolerance=1e-7)
-    torch.testing.assert_close(adapted, exact, rtol=0, atol=max(1e-5, 2 * errors[-1] / 16))
+    torch.testing.assert_close(draw(tolerance=1e-6), exact, rtol=0, atol=1e-4)
 
 
 def test_the_adaptive_solver_knows_the_exponential():
@@ -90,7 +90,7 @@ def test_the_adaptive_solver_knows_the_exponential():
     assert steps < 200
     (coarse,) = integrate(lambda t, s: (s[0] * t,), state, 0.0, 1.0, 20)
     torch.testing.assert_close(coarse, torch.full_like(coarse, math.exp(0.5)), rtol=1e-6, atol=0)
-    with pytest.raises(TrainingError, match="not finite|fails at"):
+    with pytest.raises(TrainingError, match="fails at"):
         integrate_adaptive(lambda t, s: (torch.full_like(s[0], math.nan),), state, 0.0, 1.0, 1e-9)
 
 
