@@ -193,10 +193,15 @@ class VampPrior(Prior):
 class _Kept(torch.autograd.Function):
     """Values clamped to [low, high]; a gradient step that would lead further out is none, one back in passes."""
 
+    generate_vmap_rule = True  # several seeds may be trained as one model
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        ctx.save_for_backward(values, low, high)
+    def forward(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(values, low), high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -250,7 +250,7 @@ class _Pairs:
 
 def _features(u: Tensor) -> Tensor:
     """(1, u, upper triangle of u u^T): (R, D) -> (R, F)."""
-    return features(u, "full")
+    return features(u, "full").T
 
 
 def _order(n_rows: int, n_draws: int, generator: Generator) -> Iterator[Tensor]:
