@@ -87,7 +87,24 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
     if not s.separate:
         lines.append(say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test))
-    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if fix.weights_unchanged else [])]
+    lines += finetuned_lines(fix, lang)
+    untouched = fix.weights_unchanged and fix.finetuned is None
+    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if untouched else [])]
+
+
+def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
+    """What training a copy on added, what of it is owed to the prior, and that codes have moved."""
+    found = fix.finetuned
+    if found is None:
+        return []
+    arms = {"before": found["before"].active, "after": found["fine-tuned"].active, "steps": found["control"].steps}
+    lines = [
+        say("retrofit.finetuned", lang, added=found.added, owed=found.owed, **arms, **words_of(fix, lang)),
+        say("retrofit.finetuned.kept" if found.won.name == "fine-tuned" else "retrofit.finetuned.dropped", lang),
+    ]
+    if found.revival.dead > found.revival.done:
+        lines.append(say("retrofit.finetuned.dead", lang, n=found.revival.dead))
+    return lines
 
 
 def gain_line(fix: Retrofit, lang: str = "en") -> str:
