@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from latentfit.data.transforms import Transform
-from latentfit.errors import InputError
+from latentfit.errors import CapabilityError, InputError
 from latentfit.model.objective import ELBO
 from latentfit.model.schedules import Cyclical, Linear, Schedule, Sigmoid
 from latentfit.model.vae import VAEModule
@@ -89,6 +89,8 @@ METHODS: dict[str, Method] = {
         Method("sylvester", "flow", posterior="sylvester"),
         Method("iaf", "flow", posterior="iaf"),
         Method("realnvp_posterior", "flow", posterior="realnvp_posterior"),
+        Method("two_stage", "second_model", prior="two_stage", post_hoc=True),
+        Method("flow_matching", "second_model", prior="flow_matching", joint=False, post_hoc=True),
     )
 }
 
@@ -122,6 +124,12 @@ _MEANT = {
     "betavae": "beta",
     "freebits": "free_bits",
     "cyclic": "cyclical",
+    "twostage": "two_stage",
+    "two_stage_vae": "two_stage",
+    "second_vae": "two_stage",
+    "cfm": "flow_matching",
+    "rectified_flow": "flow_matching",
+    "diffusion": "flow_matching",
 }
 
 
@@ -196,8 +204,16 @@ def build(
         likelihood: a name or `{"name", "args"}`.
         network: "mlp", "gated_mlp" or "residual_conv".
         network_args: further arguments of both networks, such as `hidden`.
+
+    Raises:
+        CapabilityError: a method that is only fitted post hoc.
     """
     method = get(method) if isinstance(method, str) else method
+    if not method.joint:
+        raise CapabilityError(
+            f"{method.name} is fitted to the codes of a trained VAE, by regression: a density of it costs some hundred "
+            f'network calls, too many for every step. Train standard, then retrofit(vae, X, priors=["{method.name}"]).'
+        )
     posterior = registry.create("posterior", method.posterior, latent_dim=latent_dim)
     p_x = registry.build("likelihood", likelihood)
     out_shape = [*data_shape, p_x.n_parameters] if p_x.n_parameters > 1 else list(data_shape)

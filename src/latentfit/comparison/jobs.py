@@ -181,7 +181,8 @@ def _train(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
 
 def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
     data, rows, marks = load_data(run_dir)
-    base = Job("joint", "standard", job.seed, job.settings)
+    shared = {key: value for key, value in job.settings.items() if key != "rungs"}
+    base = Job("joint", "standard", job.seed, shared)
     if read_result(job_folder(Path(run_dir), base)) is None:
         raise TrainingError("The N(0, I) model of this seed could not be trained, so nothing can be fitted on it.")
     vae = load_model(Path(run_dir), base)
@@ -201,7 +202,7 @@ def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
         codes["validation"],
         codes["selection"],
         vae.prior,
-        rungs=tuple(methods.LADDER),
+        rungs=(*methods.LADDER, *job.settings.get("rungs", ())),
         random_state=seed,
     )
     n_base = sum(p.numel() for p in vae.parameters())

@@ -119,8 +119,10 @@ class Plan:
 
     @property
     def ladders(self) -> list[Job]:
-        """The post hoc fits on each N(0, I) model."""
-        return [Job("ladder", "ladder", seed, self.settings) for seed in range(self.n_seeds)]
+        """The post hoc fits on each N(0, I) model; rungs beyond the usual ones are part of their specification."""
+        asked = [name for name in self.rungs if name not in methods.LADDER]
+        settings = {**self.settings, "rungs": asked} if asked else self.settings
+        return [Job("ladder", "ladder", seed, settings) for seed in range(self.n_seeds)]
 
     @property
     def first(self) -> list[Job]:
@@ -208,8 +210,9 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         "threads": 1,
         **versions(),
     }
-    rungs = [name for name in methods.LADDER if methods.METHODS[name].post_hoc]
-    plan = Plan(settings, [method.name for method in chosen], rungs, options.n_seeds, {})
+    asked = [method.name for method in chosen if method.post_hoc and method.name not in methods.LADDER]
+    trained = [method.name for method in chosen if method.joint]
+    plan = Plan(settings, trained, [*methods.LADDER, *asked], options.n_seeds, {})
     plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
     if options.max_minutes is not None and options.max_steps is None:
         # minutes become steps once: the plan, not the clock, decides what a rerun computes

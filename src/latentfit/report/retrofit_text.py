@@ -88,7 +88,24 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
             lines.append(say("retrofit.log_px", lang, n=s.n_scored, k=s.k, gain=fix.log_px_gain, **words))
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
     lines += doubts(fix, lang)
-    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if fix.weights_unchanged else [])]
+    lines += finetuned_lines(fix, lang)
+    untouched = fix.weights_unchanged and fix.finetuned is None
+    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if untouched else [])]
+
+
+def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
+    """What training a copy on added, what of it is owed to the prior, and that codes have moved."""
+    found = fix.finetuned
+    if found is None:
+        return []
+    arms = {"before": found["before"].active, "after": found["fine-tuned"].active, "steps": found["control"].steps}
+    lines = [
+        say("retrofit.finetuned", lang, added=found.added, owed=found.owed, **arms, **words_of(fix, lang)),
+        say("retrofit.finetuned.kept" if found.won.name == "fine-tuned" else "retrofit.finetuned.dropped", lang),
+    ]
+    if found.revival.dead > found.revival.done:
+        lines.append(say("retrofit.finetuned.dead", lang, n=found.revival.dead))
+    return lines
 
 
 def doubts(fix: Retrofit, lang: str = "en") -> list[str]:

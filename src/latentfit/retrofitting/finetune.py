@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +90,11 @@ class FineTuning:
         return next(arm for arm in self.arms if arm.name == name)
 
     @property
+    def won(self) -> Arm:
+        """The fine-tuned arm where it added something, else the post hoc one."""
+        return self["fine-tuned" if self.added.interval[0] > 0 else "post hoc"]
+
+    @property
     def leaderboard(self) -> pd.DataFrame:
         """The arms as a table."""
         import pandas as pd
@@ -136,7 +142,7 @@ def finetune(
     learning_rate: float = 1e-3,
     random_state: int = 0,
     progress: Progress | None = None,
-    run_dir: Any = None,
+    run_dirs: Mapping[str, Path] | None = None,
 ) -> FineTuning:
     r"""Train copies of a VAE on, under the prior found and, as a control, under its own, for the same steps.
 
@@ -156,6 +162,7 @@ def finetune(
         learning_rate: Adam's peak rate.
         random_state: seed, the same for both.
         progress: called with (arm, step, steps).
+        run_dirs: "fine-tuned" and "control" -> folders that keep their checkpoints, to resume from.
 
     Raises:
         InputError: an impossible number of steps.
@@ -186,7 +193,7 @@ def finetune(
             learning_rate=learning_rate,
             device=str(vae.device),
             random_state=random_state,
-            run_dir=None if run_dir is None else run_dir / name.replace(" ", "-"),
+            run_dir=None if run_dirs is None else run_dirs[name],
             progress=_told(progress, name),
         )
         models[name], seconds[name] = arm, time.perf_counter() - started

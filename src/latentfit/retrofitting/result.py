@@ -13,6 +13,7 @@ from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Ladder
 from latentfit.model import Prior
+from latentfit.retrofitting.finetune import FineTuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +84,8 @@ class Retrofit:
         guards: name -> (passed, numbers) of the kept prior.
         sha256: of the model's weights, before and after.
         pictures: the arrays that the report draws.
+        finetuned: what training a copy on under the kept prior added; None unless it was asked for. `model` is then
+            that copy, where it won.
     """
 
     setting: RetrofitSetting
@@ -98,6 +101,7 @@ class Retrofit:
     guards: dict[str, tuple[bool, dict[str, float]]]
     sha256: tuple[str, str]
     pictures: Pictures = field(default_factory=Pictures, repr=False)
+    finetuned: FineTuning | None = None
 
     @property
     def kept(self) -> RungRow:
@@ -116,7 +120,7 @@ class Retrofit:
 
     @property
     def leaderboard(self) -> pd.DataFrame:
-        """The ladder as a table, best first."""
+        """The ladder on the selection rows, best first; then, on the test rows, the arms of a fine-tuning."""
         import pandas as pd
 
         table = []
@@ -135,6 +139,9 @@ class Retrofit:
                     "kept": row.kept,
                 }
             )
+        for arm in [] if self.finetuned is None else self.finetuned.arms[1:]:
+            gap = {"gap": arm.gain.value, "gap_se": arm.gain.std_error, "fit_seconds": arm.seconds}
+            table.append({"prior": arm.name, **gap, "active_units": arm.active, "kept": self.finetuned.won is arm})
         return pd.DataFrame(table)
 
     def summary(self, lang: str | None = None, width: int = 80) -> str:
@@ -202,6 +209,7 @@ class Retrofit:
             "guards": {name: {"passed": ok, **plain(numbers)} for name, (ok, numbers) in self.guards.items()},
             "weights_unchanged": self.weights_unchanged,
             "sha256": self.sha256[1],
+            "finetuned": None if self.finetuned is None else self.finetuned.to_dict(),
             "rows": [{key: plain(getattr(row, key)) for key in row.__dataclass_fields__} for row in self.rows],
         }
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from latentfit.data.batch import Batch
+from latentfit.data.noise import Binarise
 from latentfit.diagnosis.material import Material, gather, some, with_parts
 from latentfit.diagnosis.pictures import draw_pictures
 from latentfit.errors import CapabilityError, InputError
@@ -23,7 +24,8 @@ from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb
 from latentfit.evaluation.proposal import fit_proposal
 from latentfit.evaluation.rows import frozen, to_numpy
 from latentfit.evaluation.samples import Features, SampleQuality, encoder_features, sample_quality
-from latentfit.model import RANKABLE, Prior, VAEModule
+from latentfit.model import ELBO, RANKABLE, Prior, VAEModule
+from latentfit.retrofitting.finetune import finetune as go_on
 from latentfit.retrofitting.place import own_weights_sha256, put_in_place
 from latentfit.retrofitting.result import Retrofit, RetrofitSetting, RungRow
 from latentfit.retrofitting.rows import Parts, split
@@ -48,6 +50,8 @@ def retrofit(
     goal: Goal = "likelihood",
     priors: tuple[str | Prior, ...] | list[str | Prior] = RUNGS,
     features: Features | None = None,
+    finetune: bool | int = False,
+    objective: ELBO | None = None,
     max_minutes: float | None = None,
     random_state: int = 0,
     lang: str = "en",
@@ -74,6 +78,9 @@ def retrofit(
         goal: "likelihood" chooses by T, "samples" by the Frechet distance of samples.
         priors: names, or priors to be fitted.
         features: x (B, *data_shape) -> (B, F), for the samples; by default the model's own encoder means.
+        finetune: True, or a number of steps: train a copy on under the kept prior, beside a control under the old
+            one (see `latentfit.retrofitting.finetune`); `model` is the copy where it wins, and encodes differently.
+        objective: what fine-tuning minimises, with penalties or a KL weight of your own.
         max_minutes: of all fits together; each prior's steps are cut to fit in.
         random_state: seed of everything.
         lang: "en" or "vi".
@@ -172,7 +179,7 @@ def retrofit(
         k=k,
         lang=lang,
     )
-    return Retrofit(
+    fix = Retrofit(
         setting=setting,
         prior=kept.prior,
         model=put_in_place(model, vae, kept.prior, material.train),
@@ -187,6 +194,37 @@ def retrofit(
         sha256=(before, own_weights_sha256(vae)),
         pictures=draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state),
     )
+    return fix if finetune is False else _go_on(fix, model, material, finetune, objective, progress)
+
+
+def _go_on(
+    fix: Retrofit,
+    model: Any,
+    material: Material,
+    steps: int | bool,
+    objective: ELBO | None,
+    progress: Progress | None,
+) -> Retrofit:
+    """The same with a copy trained on under the kept prior, and that copy in place where it wins."""
+    if not material.subject.can_score:
+        raise CapabilityError("retrofit: finetune needs a decoder and a likelihood; adapt the model with them.")
+    train, test = material.train, material.scored(material.test)
+    found = go_on(
+        material.subject.vae,
+        fix.prior,
+        train,
+        test,
+        steps=steps,
+        objective=objective,
+        prepare=Binarise() if material.subject.grey else None,
+        groups=material.groups,
+        random_state=fix.setting.random_state,
+        progress=progress,
+    )
+    if found.won.name == "post hoc":
+        return replace(fix, finetuned=found)
+    whole = model._with_module(found.model, train.x) if hasattr(model, "_with_module") else found.model
+    return replace(fix, finetuned=found, model=whole, prior=found.model.prior)
 
 
 def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str, SampleQuality]) -> Rung:
