@@ -27,6 +27,7 @@ _LAZY = {
     "load": "latentfit.estimator:load",
     "methods": "latentfit.methods",
     "networks": "latentfit.networks",
+    "penalties": "latentfit.penalties",
     "posteriors": "latentfit.posteriors",
     "priors": "latentfit.priors",
     "retrofit": "latentfit.retrofitting:retrofit",

@@ -78,6 +78,10 @@ METHODS: dict[str, Method] = {
         Method("cyclical", "regularisation", schedule="cyclical"),
         Method("free_bits", "regularisation", kl_term={"name": "free_bits", "args": {"nats": 0.25}}),
         Method("capacity", "regularisation", strength=2.0, kl_term={"name": "capacity", "args": {"nats": 25.0}}),
+        Method("mmd", "regularisation", penalties=({"name": "mmd"},)),
+        Method("sliced_wasserstein", "regularisation", penalties=({"name": "sliced_wasserstein"},)),
+        Method("adversarial", "regularisation", penalties=({"name": "adversarial"},)),
+        Method("total_correlation", "regularisation", penalties=({"name": "total_correlation"},)),
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
         Method("vamp", "bayesian_prior", prior="vamp"),
@@ -130,6 +134,17 @@ _MEANT = {
     "cfm": "flow_matching",
     "rectified_flow": "flow_matching",
     "diffusion": "flow_matching",
+    "wae": "mmd",
+    "wae_mmd": "mmd",
+    "infovae": "mmd",
+    "info_vae": "mmd",
+    "swae": "sliced_wasserstein",
+    "aae": "adversarial",
+    "wae_gan": "adversarial",
+    "tc": "total_correlation",
+    "tcvae": "total_correlation",
+    "beta_tcvae": "total_correlation",
+    "factor_vae": "total_correlation",
 }
 
 

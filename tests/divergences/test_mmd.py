@@ -144,7 +144,7 @@ def test_it_sees_a_small_scale_without_being_told():
         x = torch.rand(20 * n, 1, generator=generator)
         return x[torch.rand(20 * n, generator=generator) < 0.5 * (1 + torch.cos(10 * math.pi * x[:, 0]))][:n]
 
-    a, b = comb(500), torch.rand(500, 1, generator=generator)
+    a, b = comb(800), torch.rand(800, 1, generator=generator)
     assert mmd_test(a, b, [0.02, 0.2, 1.0], n_permutations=199).p_value <= 0.01
     assert mmd_test(a, b, 1.0, n_permutations=199).p_value > 0.05
 

@@ -46,7 +46,7 @@ def mmd2(
         bandwidths: one or several; by default five, from half to twice the median distance. Give them for numbers that
             are to be compared.
         kernel: "rbf"; "imq": 1 / (1 + |x - y|^2 / (2 bandwidth^2)); "energy": -|x - y|, without a bandwidth.
-        unbiased: pairs of a row with itself are left out; it may be negative. Otherwise the V-statistic, which never is.
+        unbiased: pairs of a row with itself are left out; it may be negative. Otherwise the V-statistic.
 
     Raises:
         InputError: other shapes, entries that are not finite, a bandwidth that is not positive.

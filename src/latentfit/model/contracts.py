@@ -256,19 +256,25 @@ class Penalty(Component, nn.Module, ABC):
     """A term added to the objective, in nats per row.
 
     Implement `forward`. The weight is the penalty's own argument. The defaults that may be overridden are
-    `comparable` and `parameter_groups`.
+    `comparable`, `bind` and `parameter_groups`.
     """
 
-    #: rows of the training set, set by the objective
-    n_train: int | None = None
-    #: what z is pressed toward; None is the model's prior
-    target: Prior | None = None
     #: whether values of different steps may be compared; not where a critic moves
     comparable: bool = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: rows of the training set, set by the objective
+        self.n_train: int | None = None
+        #: what z is pressed toward; None is the model's prior
+        self.target: Prior | None = None
 
     @abstractmethod
     def forward(self, z: Tensor, q: LatentDistribution, model: Any, batch: Batch, step: int) -> Tensor:
         """z (S, N, *event_shape), draws of q = q(z given x) -> a scalar, in nats per row, weight included."""
+
+    def bind(self, n_units: int) -> None:
+        """Receive D before training, where something of that size is trained. Nothing by default."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Torch's parameter groups of what is trained here at a rate of its own; none by default."""

@@ -78,7 +78,6 @@ def fit(
     if prepare is not None and X_validation is None and len(held_out):
         with isolated_rng(random_state):  # drawn once: validations then differ by the weights alone
             held_out = prepare(held_out)
-    objective.check(module)
     settled_at = objective.settled_at
     if settled_at > recipe.max_steps:
         stops = (
@@ -95,9 +94,8 @@ def fit(
         module.likelihood.check(_scored(module, data))
         module.likelihood.check(_scored(module, held_out))
     module.prior.bind(module, data)
-    objective.n_train = len(data)
-    if objective.kl_term is not None:
-        objective.kl_term.bind(module.event_shape.numel())
+    with isolated_rng(random_state):  # a critic's first weights
+        objective.bind(module, len(data))
     training = _Step(module, objective)
 
     def validate() -> float:

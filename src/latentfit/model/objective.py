@@ -91,6 +91,17 @@ class ELBO(Component, nn.Module):
         terms = [*self._penalties(), *([] if self.kl_term is None else [self.kl_term])]
         return all(term.comparable for term in terms)
 
+    def bind(self, model: VAEModule, n_train: int) -> None:
+        """Refuse what cannot be trained together, and receive the sizes, before training.
+
+        Raises:
+            CapabilityError: as `check`.
+        """
+        self.check(model)
+        self.n_train = n_train
+        for term in [*self._penalties(), *([] if self.kl_term is None else [self.kl_term])]:
+            term.bind(model.event_shape.numel())
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Torch's parameter groups of what is trained at a rate of its own, such as a critic."""
         return [group for penalty in self._penalties() for group in penalty.parameter_groups()]

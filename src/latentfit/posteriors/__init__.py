@@ -7,6 +7,7 @@ from latentfit.posteriors.iaf import IAFPosterior
 from latentfit.posteriors.noise import standard_normal
 from latentfit.posteriors.planar import PlanarPosterior
 from latentfit.posteriors.realnvp import RealNVPPosterior
+from latentfit.posteriors.support import SupportPosterior
 from latentfit.posteriors.sylvester import SylvesterPosterior
 from latentfit.registry import registry
 
@@ -16,6 +17,7 @@ registry.register("posterior", "planar", PlanarPosterior)
 registry.register("posterior", "sylvester", SylvesterPosterior, aliases=("snf", "householder", "orthogonal"))
 registry.register("posterior", "iaf", IAFPosterior, aliases=("inverse_autoregressive",))
 registry.register("posterior", "realnvp_posterior", RealNVPPosterior, aliases=("realnvp", "real_nvp"))
+registry.register("posterior", "support", SupportPosterior, aliases=("simplex", "sphere", "square"))
 
 __all__ = [
     "DiagonalGaussian",
@@ -25,6 +27,7 @@ __all__ = [
     "IAFPosterior",
     "PlanarPosterior",
     "RealNVPPosterior",
+    "SupportPosterior",
     "SylvesterPosterior",
     "standard_normal",
 ]
