@@ -120,7 +120,7 @@ class Group:
         self.weight.value.copy_(self.weights.index_select(0, self.step)[0])
         self.rate.copy_(self.rates.index_select(0, self.step)[0])
         self.flat.grad = None
-        loss, _ = vmap(self._terms, in_dims=(0, 0), randomness="different")(self._parameters(self.flat), x)
+        loss, _ = self._each(self.flat, x)
         loss.sum().backward()
         gradient = self.flat.grad
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
@@ -173,8 +173,7 @@ class Group:
             self.terms.generator = torch.Generator(self.device).manual_seed(0)  # the same noise each time
             value = torch.zeros(len(self.vaes), device=self.device)
             for x in self.held_out.split(VALIDATION_ROWS):
-                parameters = self._parameters(self.average)
-                _, elbo = vmap(self._terms, in_dims=(0, None), randomness="same")(parameters, x)
+                _, elbo = self._each(self.average, x, same=True)
                 value -= elbo * len(x) / len(self.held_out)
             self.terms.generator = self.generator
             self.terms.train()
@@ -221,12 +220,18 @@ class Group:
             if key.startswith("adam.")
         }
 
+    def _each(self, flat: Tensor, x: Tensor, same: bool = False) -> tuple[Tensor, Tensor]:
+        """Loss and ELBO (M,) of the models with weights flat (M, P) on x (M, B, D), or, `same`, all on x (B, D)."""
+        parts = flat.split([shape.numel() for shape in self.shapes], dim=1)
+        parameters = {n: p.unflatten(1, s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        if len(flat) == 1:  # as it is, for what cannot be vectorised
+            loss, elbo = self._terms({n: p[0] for n, p in parameters.items()}, x if same else x[0])
+            return loss[None], elbo[None]
+        in_dims, randomness = (0, None if same else 0), "same" if same else "different"
+        return vmap(self._terms, in_dims=in_dims, randomness=randomness)(parameters, x)
+
     def _terms(self, parameters: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         return functional_call(self.terms, parameters, (x,))
-
-    def _parameters(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([shape.numel() for shape in self.shapes], dim=1)
-        return {n: p.unflatten(1, s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
 
 #: what changes in training, beside the optimiser and the noise
