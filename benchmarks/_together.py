@@ -240,15 +240,17 @@ _STATE = ("flat", "average", "best", "best_value", "best_step", "step", "skipped
 
 def train(groups: Sequence[Group], deadline: float) -> bool:
     """Train groups of equally many steps side by side; False where the time was up before."""
-    every = groups[0].recipe.validation_interval // CHUNK * CHUNK or CHUNK
-    while any(group.done < group.recipe.max_steps for group in groups):
+    recipe, device = groups[0].recipe, groups[0].device
+    every = max(CHUNK, recipe.validation_interval // CHUNK * CHUNK)
+    while min(group.done for group in groups) < recipe.max_steps:
         for group in groups:
             group.chunk()
-        if groups[0].done % every == 0 or groups[0].done >= groups[0].recipe.max_steps:
+        done = min(group.done for group in groups)
+        if done % every == 0 or done == recipe.max_steps:
             for group in groups:
                 group.validate()
-            if groups[0].device.type == "cuda":
-                torch.cuda.synchronize(groups[0].device)  # else the clock would run far ahead of the work
-            if time.monotonic() > deadline and groups[0].done < groups[0].recipe.max_steps:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # else the clock would run far ahead of the work
+            if time.monotonic() > deadline and done < recipe.max_steps:
                 return False
     return True
