@@ -120,7 +120,7 @@ class Group:
         self.weight.value.copy_(self.weights.index_select(0, self.step)[0])
         self.rate.copy_(self.rates.index_select(0, self.step)[0])
         self.flat.grad = None
-        loss, _ = vmap(self._terms, in_dims=(0, 0), randomness="different")(self._parameters(self.flat), x)
+        loss, _ = self._each(self.flat, x)
         loss.sum().backward()
         gradient = self.flat.grad
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
@@ -173,8 +173,7 @@ class Group:
             self.terms.generator = torch.Generator(self.device).manual_seed(0)  # the same noise each time
             value = torch.zeros(len(self.vaes), device=self.device)
             for x in self.held_out.split(VALIDATION_ROWS):
-                parameters = self._parameters(self.average)
-                _, elbo = vmap(self._terms, in_dims=(0, None), randomness="same")(parameters, x)
+                _, elbo = self._each(self.average, x, same=True)
                 value -= elbo * len(x) / len(self.held_out)
             self.terms.generator = self.generator
             self.terms.train()
@@ -221,12 +220,18 @@ class Group:
             if key.startswith("adam.")
         }
 
+    def _each(self, flat: Tensor, x: Tensor, same: bool = False) -> tuple[Tensor, Tensor]:
+        """Loss and ELBO (M,) of the models with weights flat (M, P) on x (M, B, D), or, `same`, all on x (B, D)."""
+        parts = flat.split([shape.numel() for shape in self.shapes], dim=1)
+        parameters = {n: p.unflatten(1, s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        if len(flat) == 1:  # as it is, for what cannot be vectorised
+            loss, elbo = self._terms({n: p[0] for n, p in parameters.items()}, x if same else x[0])
+            return loss[None], elbo[None]
+        in_dims, randomness = (0, None if same else 0), "same" if same else "different"
+        return vmap(self._terms, in_dims=in_dims, randomness=randomness)(parameters, x)
+
     def _terms(self, parameters: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         return functional_call(self.terms, parameters, (x,))
-
-    def _parameters(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([shape.numel() for shape in self.shapes], dim=1)
-        return {n: p.unflatten(1, s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
 
 #: what changes in training, beside the optimiser and the noise
@@ -235,15 +240,17 @@ _STATE = ("flat", "average", "best", "best_value", "best_step", "step", "skipped
 
 def train(groups: Sequence[Group], deadline: float) -> bool:
     """Train groups of equally many steps side by side; False where the time was up before."""
-    every = groups[0].recipe.validation_interval // CHUNK * CHUNK or CHUNK
-    while any(group.done < group.recipe.max_steps for group in groups):
+    recipe, device = groups[0].recipe, groups[0].device
+    every = max(CHUNK, recipe.validation_interval // CHUNK * CHUNK)
+    while min(group.done for group in groups) < recipe.max_steps:
         for group in groups:
             group.chunk()
-        if groups[0].done % every == 0 or groups[0].done >= groups[0].recipe.max_steps:
+        done = min(group.done for group in groups)
+        if done % every == 0 or done == recipe.max_steps:
             for group in groups:
                 group.validate()
-            if groups[0].device.type == "cuda":
-                torch.cuda.synchronize(groups[0].device)  # else the clock would run far ahead of the work
-            if time.monotonic() > deadline and groups[0].done < groups[0].recipe.max_steps:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # else the clock would run far ahead of the work
+            if time.monotonic() > deadline and done < recipe.max_steps:
                 return False
     return True

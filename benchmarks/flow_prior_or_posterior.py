@@ -66,12 +66,14 @@ class Arm:
     prior_args: dict[str, Any] = field(default_factory=dict)
     posterior: str = "diagonal"
     posterior_args: dict[str, Any] = field(default_factory=dict)
+    #: whether its seeds can be trained as one vectorised model
+    vectorised: bool = True
 
 
 ARMS = {
     "standard": Arm("N(0, I), diagonal posterior"),
     "mixture": Arm("mixture prior, 100 components", "mixture", {"n_components": 100, "covariance": "diagonal"}),
-    "vamp": Arm("VampPrior, 500 pseudo-inputs", "vamp", {"n_components": 500}),
+    "vamp": Arm("VampPrior, 500 pseudo-inputs", "vamp", {"n_components": 500}, vectorised=False),
     "realnvp_prior": Arm("RealNVP prior, 8 couplings", "realnvp", COUPLINGS),
     "realnvp_posterior": Arm("the same RealNVP as posterior", "standard", {}, "realnvp_posterior", COUPLINGS),
     "realnvp_both": Arm("RealNVP prior and posterior", "realnvp", COUPLINGS, "realnvp_posterior", COUPLINGS),
@@ -152,7 +154,7 @@ def train_phase(runs: list[Run], rows: dict[str, torch.Tensor], options: argpars
     todo: dict[str, list[Run]] = {}
     for run in runs:
         if not (options.out / str(run) / "fit.json").exists():
-            todo.setdefault(run.arm, []).append(run)
+            todo.setdefault(run.arm if ARMS[run.arm].vectorised else str(run), []).append(run)
     together = [list(todo.values())] if options.device == "cuda" else [[arm] for arm in todo.values()]
     for batch in together:
         if not batch or time.monotonic() > deadline:
