@@ -21,6 +21,16 @@ def flow(dim, **arguments):
     return priors.create("realnvp", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
 
 
+def spline_flow(dim, **arguments):
+    torch.manual_seed(0)
+    return priors.create("nsf", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
+
+
+def autoregressive_flow(dim, **arguments):
+    torch.manual_seed(0)
+    return priors.create("maf", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
+
+
 def zuko_flow(dim):
     import zuko
 
@@ -37,6 +47,11 @@ PRIORS = {
     "mixture, auto": lambda d: priors.create("mixture", latent_dim=d, n_components="auto"),
     "realnvp": flow,
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
+    "realnvp, LU mixing": lambda d: flow(d, mixing="lu"),
+    "nsf": spline_flow,
+    "nsf, mixture base": lambda d: spline_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
+    "maf": autoregressive_flow,
+    "maf, mixture base": lambda d: autoregressive_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "defensive": lambda d: priors.create(
         "defensive",
         base=priors.create("learned_gaussian", latent_dim=d),
@@ -265,7 +280,7 @@ def test_analytic_kl_is_the_monte_carlo_kl(name):
     assert ((terms.mean(0) - closed).abs() < 4 * error).all()
 
 
-@pytest.mark.parametrize("name", ["mixture", "realnvp", "learned_gaussian"])
+@pytest.mark.parametrize("name", ["mixture", "realnvp", "nsf", "maf", "learned_gaussian"])
 def test_joint_training_starts_next_to_the_standard_normal(name):
     prior = PRIORS[name](5)
     z = torch.randn(2000, 5, generator=torch.Generator().manual_seed(10))

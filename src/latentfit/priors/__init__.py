@@ -13,8 +13,11 @@ from latentfit.model.contracts import Prior, Shape
 from latentfit.priors.defensive import DefensiveMixture
 from latentfit.priors.empirical import EmpiricalPrior
 from latentfit.priors.external import ExternalPrior, as_prior
+from latentfit.priors.flow import FlowPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
+from latentfit.priors.maf import MAFPrior
 from latentfit.priors.mixture import MixturePrior
+from latentfit.priors.nsf import NSFPrior
 from latentfit.priors.realnvp import RealNVPPrior
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.registry import registry
@@ -22,7 +25,9 @@ from latentfit.registry import registry
 registry.register("prior", "standard", StandardNormalPrior, aliases=("normal", "standard_normal", "n01"))
 registry.register("prior", "learned_gaussian", LearnedGaussianPrior, aliases=("gaussian", "full_gaussian"))
 registry.register("prior", "mixture", MixturePrior, aliases=("gmm", "mog", "gaussian_mixture"))
-registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
+registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling"))
+registry.register("prior", "nsf", NSFPrior, synonyms=("rqs", "neural_spline", "spline"))
+registry.register("prior", "maf", MAFPrior, aliases=("autoregressive", "made"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
 
@@ -77,8 +82,11 @@ __all__ = [
     "DefensiveMixture",
     "EmpiricalPrior",
     "ExternalPrior",
+    "FlowPrior",
     "LearnedGaussianPrior",
+    "MAFPrior",
     "MixturePrior",
+    "NSFPrior",
     "Prior",
     "RealNVPPrior",
     "StandardNormalPrior",
