@@ -24,6 +24,16 @@ def flow(dim, **arguments):
     return priors.create("realnvp", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
 
 
+def spline_flow(dim, **arguments):
+    torch.manual_seed(0)
+    return priors.create("nsf", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
+
+
+def autoregressive_flow(dim, **arguments):
+    torch.manual_seed(0)
+    return priors.create("maf", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
+
+
 def zuko_flow(dim):
     import zuko
 
@@ -81,6 +91,11 @@ PRIORS = {
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "two_stage": two_stage,
     "flow_matching": flow_matching,
+    "realnvp, LU mixing": lambda d: flow(d, mixing="lu"),
+    "nsf": spline_flow,
+    "nsf, mixture base": lambda d: spline_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
+    "maf": autoregressive_flow,
+    "maf, mixture base": lambda d: autoregressive_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "defensive": lambda d: priors.create(
         "defensive",
         base=priors.create("learned_gaussian", latent_dim=d),
@@ -336,6 +351,7 @@ def test_analytic_kl_is_the_monte_carlo_kl(name):
 
 
 @pytest.mark.parametrize("name", ["mixture", "realnvp", "learned_gaussian", "two_stage", "flow_matching"])
+@pytest.mark.parametrize("name", ["mixture", "realnvp", "nsf", "maf", "learned_gaussian"])
 def test_joint_training_starts_next_to_the_standard_normal(name):
     prior = PRIORS[name](5)
     z = torch.randn(2000, 5, generator=torch.Generator().manual_seed(10))

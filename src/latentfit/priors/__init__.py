@@ -17,8 +17,11 @@ from latentfit.priors.exemplar import ExemplarPrior
 from latentfit.priors.external import ExternalPrior, as_prior
 from latentfit.priors.flow_matching import FlowMatchingPrior
 from latentfit.priors.hierarchical import HierarchicalPrior
+from latentfit.priors.flow import FlowPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
+from latentfit.priors.maf import MAFPrior
 from latentfit.priors.mixture import MixturePrior
+from latentfit.priors.nsf import NSFPrior
 from latentfit.priors.realnvp import RealNVPPrior
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.priors.two_stage import TwoStagePrior
@@ -47,6 +50,9 @@ registry.register(
 registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling", "flow"))
 registry.register("prior", "two_stage", TwoStagePrior, aliases=("twostage", "second_vae", "2svae", "two_stage_vae"))
 registry.register("prior", "flow_matching", FlowMatchingPrior, aliases=("cfm", "rectified_flow", "fm", "diffusion"))
+registry.register("prior", "realnvp", RealNVPPrior, aliases=("real_nvp", "affine_coupling", "coupling"))
+registry.register("prior", "nsf", NSFPrior, synonyms=("rqs", "neural_spline", "spline"))
+registry.register("prior", "maf", MAFPrior, aliases=("autoregressive", "made"))
 registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mixture",))
 registry.register("prior", "empirical", EmpiricalPrior)
 
@@ -105,8 +111,11 @@ __all__ = [
     "ExternalPrior",
     "FlowMatchingPrior",
     "HierarchicalPrior",
+    "FlowPrior",
     "LearnedGaussianPrior",
+    "MAFPrior",
     "MixturePrior",
+    "NSFPrior",
     "Prior",
     "RealNVPPrior",
     "StandardNormalPrior",
