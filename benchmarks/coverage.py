@@ -22,16 +22,14 @@ import argparse
 import csv
 import json
 import math
-import multiprocessing
-import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from _pool import share_out
 from _timing import RESULTS, one_thread
 
 from latentfit.data.synthetic import kl_mixture_from_normal
@@ -261,34 +259,16 @@ def wanted(done: set[tuple[str, int]], arguments: argparse.Namespace) -> Iterato
 
 def run(arguments: argparse.Namespace) -> None:
     """Repeats until all are done or the time is; each is written as it comes."""
-    stop = time.monotonic() + arguments.time_limit
-    todo = wanted(set(stored(arguments.out)), arguments)
     path = arguments.out / "repeats.csv"
-    new = not path.exists()
-    longest: dict[tuple[int, int, bool], float] = {}
-    running: dict[Future, tuple[Cell, int, float]] = {}
-    context = multiprocessing.get_context("spawn")
-    with (
-        path.open("a", newline="", encoding="utf-8") as file,
-        ProcessPoolExecutor(arguments.processes, mp_context=context) as pool,
-    ):
+    todo = wanted(set(stored(arguments.out)), arguments)
+    new = not path.exists() or not path.stat().st_size
+    with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
             writer.writerow(COLUMNS)
-        while True:
-            while len(running) < 2 * arguments.processes and (task := next(todo, None)) is not None:
-                cell, seed = task
-                if time.monotonic() + 2 * longest.get((cell.n, cell.dim, cell.flow), 0.0) > stop:
-                    todo = iter(())
-                    break
-                running[pool.submit(repeat, cell, seed)] = (cell, seed, time.monotonic())
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell, seed, began = running.pop(future)
-                key = cell.n, cell.dim, cell.flow
-                longest[key] = max(longest.get(key, 0.0), time.monotonic() - began)
-                writer.writerow([str(cell), seed, *(f"{x:.4f}" for x in future.result())])
+        options = {"processes": arguments.processes, "time_limit": arguments.time_limit}
+        for (cell, seed), numbers in share_out(repeat, todo, **options, kind=lambda c, _: (c.n, c.dim, c.flow)):
+            writer.writerow([str(cell), seed, *(f"{x:.4f}" for x in numbers)])
             file.flush()
 
 

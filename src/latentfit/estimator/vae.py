@@ -24,9 +24,9 @@ from latentfit.data.prepared import prepare_rows
 from latentfit.data.rows import as_batch
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.codes import encode_rows
-from latentfit.evaluation.likelihood import decoder_rows, log_likelihood
+from latentfit.evaluation.likelihood import log_likelihood
 from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal
-from latentfit.evaluation.rows import blocks
+from latentfit.evaluation.rows import blocks, decoder_rows
 from latentfit.evaluation.terms import elbo_terms
 from latentfit.model import RANKABLE, RECIPE, Prior, VAEModule, fit
 from latentfit.training import isolated_rng, show_progress

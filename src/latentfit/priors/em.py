@@ -329,7 +329,8 @@ def _parts(rows: CodeRows, generator: Generator) -> tuple[_Unit, _Unit]:
     scale = scale.clamp_min(1e-6 * scale.max()).clamp_min(1e-30)
     # the rows' own precision, so that subtracting the centre loses nothing
     centre, scale = centre.to(rows.mean.dtype), scale.to(rows.mean.dtype)
-    reach = max((largest - centre).abs().div(scale).max().item() for largest in (rows.mean.amax(0), rows.mean.amin(0)))
+    ends = (rows.mean.amax(0).cpu(), rows.mean.amin(0).cpu())
+    reach = max((end - centre).abs().div(scale).max().item() for end in ends)
     order = torch.randperm(len(rows), generator=generator)
     n_held_out = 0 if len(rows) < 20 else min(MOST_HELD_OUT, round(0.1 * len(rows)))
     unit = _Unit(rows, centre, scale, order[n_held_out:], torch.float32 if reach < FAR else torch.float64)
