@@ -15,9 +15,9 @@ from latentfit.priors.dp_mixture import DirichletProcessPrior
 from latentfit.priors.empirical import EmpiricalPrior
 from latentfit.priors.exemplar import ExemplarPrior
 from latentfit.priors.external import ExternalPrior, as_prior
+from latentfit.priors.flow import FlowPrior
 from latentfit.priors.flow_matching import FlowMatchingPrior
 from latentfit.priors.hierarchical import HierarchicalPrior
-from latentfit.priors.flow import FlowPrior
 from latentfit.priors.learned_gaussian import LearnedGaussianPrior
 from latentfit.priors.maf import MAFPrior
 from latentfit.priors.mixture import MixturePrior
@@ -110,8 +110,8 @@ __all__ = [
     "ExemplarPrior",
     "ExternalPrior",
     "FlowMatchingPrior",
-    "HierarchicalPrior",
     "FlowPrior",
+    "HierarchicalPrior",
     "LearnedGaussianPrior",
     "MAFPrior",
     "MixturePrior",
