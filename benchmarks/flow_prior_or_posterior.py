@@ -77,6 +77,7 @@ ARMS = {
     "realnvp_prior": Arm("RealNVP prior, 8 couplings", "realnvp", COUPLINGS),
     "realnvp_posterior": Arm("the same RealNVP as posterior", "standard", {}, "realnvp_posterior", COUPLINGS),
     "realnvp_both": Arm("RealNVP prior and posterior", "realnvp", COUPLINGS, "realnvp_posterior", COUPLINGS),
+    "nsf_prior": Arm("spline coupling prior, 6 couplings", "nsf", {"transforms": 6, "hidden_features": [128, 128]}),
     "maf_prior": Arm("MAF prior, 4 steps", "maf", MASKED),
     "iaf_posterior": Arm("IAF posterior, 4 steps", "standard", {}, "iaf", MASKED),
     "sylvester_posterior": Arm("Sylvester posterior, 4 steps of 8", "standard", {}, "sylvester", {}),
