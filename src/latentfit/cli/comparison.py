@@ -61,7 +61,10 @@ def compare(
     show: Open = False,
     config: Config = None,
 ) -> None:
-    """Compare what the prior costs and what each remedy wins back; the same command resumes."""
+    """Compare what the prior costs and what each remedy wins back.
+
+    The same command resumes; with other --methods, --n-seeds or --goal it runs what is new.
+    """
     session: Session = context.obj
     from latentfit.comparison.plan import folder_name
     from latentfit.comparison.run import compare as run
@@ -120,7 +123,7 @@ def report(
     lang: Lang = "en",
     show: Open = False,
 ) -> None:
-    """Write a run's report anew, from its stored numbers; nothing is computed."""
+    """Write a run's report anew from its stored numbers."""
     from latentfit.comparison.result import Comparison
     from latentfit.report.outputs import write_report
 

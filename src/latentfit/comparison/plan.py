@@ -21,6 +21,7 @@ from latentfit.errors import InputError
 from latentfit.model import RECIPE
 from latentfit.training import Recipe
 from latentfit.training.rng import isolated_rng
+from latentfit.training.updates import make_optimiser
 
 Goal = Literal["likelihood", "samples", "embedding"]
 GOALS = ("likelihood", "samples", "embedding")
@@ -28,7 +29,7 @@ GOALS = ("likelihood", "samples", "embedding")
 #: rows scored at most on the selection and on the test split; more sharpen little and cost much
 MAX_SCORED = 2_000
 #: raised when a change of the evaluation changes scores, so that old and new ones are never ranked together
-SCORING = 2
+SCORING = 3
 #: rows on which proposals are fitted
 MAX_PROPOSAL = 5_000
 #: what `--quick` reads of a data set
@@ -78,7 +79,7 @@ class Options:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise InputError(f"max_minutes must be positive, got {self.max_minutes!r}.")
-        methods.parse(self.methods if isinstance(self.methods, str) else list(self.methods))
+        parsed(self)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def fingerprint(value: Any) -> str:
 
 def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerprint: str) -> Plan:
     """Choose what was left open, measure what a step costs, and list the jobs."""
-    chosen = methods.parse(options.methods if isinstance(options.methods, str) else list(options.methods))
+    chosen = parsed(options)
     data_shape = tuple(data.x.shape[1:])
     numel = int(np.prod(data_shape))
     network = options.network or methods.default_network(numel)
@@ -221,6 +222,22 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
     return plan
 
 
+def extend(plan: Plan, options: Options, data: PreparedData) -> Plan:
+    """The same settings, hence the same jobs, for the methods and seeds asked for now; new methods are measured.
+
+    Steps stay as they were planned, also where `max_minutes` chose them: other steps would be other jobs.
+    """
+    names = [method.name for method in parsed(options)]
+    new = dataclasses.replace(plan, methods=[name for name in names if name not in plan.step_seconds])
+    known = plan.step_seconds | measure_steps(new, data)
+    return dataclasses.replace(plan, methods=names, n_seeds=options.n_seeds, step_seconds=known)
+
+
+def parsed(options: Options) -> list[methods.Method]:
+    """The methods that were asked for."""
+    return methods.parse(options.methods if isinstance(options.methods, str) else list(options.methods))
+
+
 def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str, float]:
     """Seconds a training step takes on this machine, for each method (median of a few, after one warm-up)."""
     batch_size = min(plan.settings["recipe"]["batch_size"], len(data.x))
@@ -232,11 +249,13 @@ def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str,
             vae = build_vae(plan.settings, name, data)
             objective = method.objective(plan.max_steps)
             objective.n_train = len(data.x)
-            optimiser = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
+            parameters = list(vae.parameters())
+            optimiser = make_optimiser(parameters, None, Recipe(learning_rate=1e-4))
             times = []
             for step in range(n_steps + 1):
                 start = time.perf_counter()
-                optimiser.zero_grad()
+                for p in parameters:
+                    p.grad = None
                 objective(vae, batch, step)["loss"].backward()
                 optimiser.step()
                 times.append(time.perf_counter() - start)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STAGES = 3
 #: expected seconds above which a shorter command is proposed
 LONG = 30 * 60
-_LABEL, _BAR = 12, 26
+_LABEL, _BAR, _SHORTEST_BAR = 12, 26, 5
 
 
 class Terminal:
@@ -134,7 +134,7 @@ class Terminal:
             max_refresh = 0.25
 
             def render(self, task: Any) -> Text:
-                return Text(terminal._status(), no_wrap=True, overflow="crop")
+                return Text(terminal.status(), no_wrap=True, overflow="crop")
 
         console = Console(file=self.stream, width=self.width, highlight=False, markup=False)
         self._bar = Progress(Line(), console=console, transient=True, refresh_per_second=4)
@@ -243,7 +243,7 @@ class Terminal:
             self.write(self._title().ljust(self.width - len(took)) + took if self.live else f"{'':8}{took}")
         self._stage = 0
 
-    def _status(self) -> str:
+    def status(self) -> str:
         """The live line: what is done of this stage, and the time left."""
         title, plan = self._title(), self.plan
         if self._stage == STAGES or plan is None:
@@ -251,11 +251,13 @@ class Terminal:
         jobs = plan.first if self._stage == 1 else plan.second
         keys = {job.key for job in jobs}
         done = sum(job.key in keys for job, _ in self.finished)
-        filled = round(_BAR * done / max(1, len(jobs)))
-        bar = f"[{'#' * filled}{'-' * (_BAR - filled)}]"
         seconds = self._seconds_left(jobs)
         left = f"   {self._say('terminal.left', left=clock(seconds))}" if seconds > 0 else ""
-        return f"{title}  {bar}  {done}/{len(jobs)}{left}"
+        tail = f"  {done}/{len(jobs)}{left}"
+        size = min(_BAR, self.width - len(title) - len(tail) - 4)  # a narrow window keeps the time, not the bar
+        filled = round(size * done / max(1, len(jobs)))
+        bar = f"  [{'#' * filled}{'-' * (size - filled)}]" if size >= _SHORTEST_BAR else ""
+        return f"{title}{bar}{tail}"
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
         """By what such jobs took, else by the plan, scaled as it was wrong so far; below 0: unknown."""
