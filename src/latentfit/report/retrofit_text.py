@@ -88,7 +88,8 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
             lines.append(say("retrofit.log_px", lang, n=s.n_scored, k=s.k, gain=fix.log_px_gain, **words))
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
     lines += doubts(fix, lang)
-    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if fix.weights_unchanged else [])]
+    untouched = fix.weights_unchanged and fix.sha256[1]
+    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if untouched else [])]
 
 
 def doubts(fix: Retrofit, lang: str = "en") -> list[str]:
@@ -119,7 +120,9 @@ def share_of_kl(fix: Retrofit) -> float:
 
 
 def weights_line(fix: Retrofit, lang: str = "en") -> str:
-    """That the weights are, byte for byte, what they were; or that they are not."""
+    """That the weights are, byte for byte, what they were; or that they are not; or that there are none."""
+    if not any(fix.sha256):
+        return say("retrofit.weights.none", lang)
     before, after = (digest[:12] for digest in fix.sha256)
     if fix.weights_unchanged:
         return say("retrofit.weights", lang, sha=after)
