@@ -95,6 +95,13 @@ def test_which_rows_chose_is_said_and_a_bias_with_it(fix, unchanged):
     assert "800 chose" in " ".join(retrofit_text(unchanged).split())
 
 
+def test_codes_alone_have_no_weights_to_speak_of(fix):
+    text = " ".join(retrofit_text(replace(fix, sha256=("", ""))).split())
+    assert "no weight to change" in text
+    assert "SHA-256" not in text
+    assert "transform(X)" not in text
+
+
 def test_changed_weights_are_not_passed_over(fix):
     broken = replace(fix, sha256=("a" * 64, "b" * 64))
     text = " ".join(retrofit_text(broken).split())

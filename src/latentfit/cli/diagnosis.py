@@ -129,8 +129,10 @@ def diagnose(
     if fail_above is not None:
         low = dx.prior_gap.interval[0]
         wide = low > fail_above
-        verdict = f"above --fail-above {fail_above:g}, exit code {TOO_WIDE}" if wide else f"not above {fail_above:g}"
-        note(f"Prior gap: at least {low:.3g} nats per row, {verdict}.")
+        from latentfit.diagnosis.catalogue import say
+
+        key = "diagnosis.gate.wide" if wide else "diagnosis.gate"
+        note(say(key, shown.lang, low=f"{low:.3g}", limit=f"{fail_above:g}", code=TOO_WIDE))
         if wide:
             raise typer.Exit(TOO_WIDE)
 

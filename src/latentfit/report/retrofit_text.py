@@ -89,7 +89,7 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
     lines += doubts(fix, lang)
     lines += finetuned_lines(fix, lang)
-    untouched = fix.weights_unchanged and fix.finetuned is None
+    untouched = fix.weights_unchanged and fix.sha256[1] and fix.finetuned is None
     return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if untouched else [])]
 
 
@@ -136,7 +136,9 @@ def share_of_kl(fix: Retrofit) -> float:
 
 
 def weights_line(fix: Retrofit, lang: str = "en") -> str:
-    """That the weights are, byte for byte, what they were; or that they are not."""
+    """That the weights are, byte for byte, what they were; or that they are not; or that there are none."""
+    if not any(fix.sha256):
+        return say("retrofit.weights.none", lang)
     before, after = (digest[:12] for digest in fix.sha256)
     if fix.weights_unchanged:
         return say("retrofit.weights", lang, sha=after)
