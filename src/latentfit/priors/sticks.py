@@ -33,13 +33,6 @@ def divergence(n: Tensor, alpha: float) -> Tensor:
     return (_log_beta(one, alpha * one) - _log_beta(a, b) + pull).sum(-1)
 
 
-def evidence(n: Tensor, alpha: float) -> Tensor:
-    """log probability of which row is in which component, the weights integrated out: (..., K) -> (...), nats."""
-    a, b = _posterior(n, alpha)
-    one = torch.ones_like(a)
-    return (_log_beta(a, b) - _log_beta(one, alpha * one)).sum(-1)
-
-
 def _posterior(n: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Both parameters of the first K - 1 sticks: (..., K - 1)."""
     n = n.double()

@@ -1,8 +1,9 @@
 """Variational Bayes for a Dirichlet-process mixture of Gaussians, on rows that are themselves Gaussians.
 
 Coordinate ascent on the bound, with the statistics of stepwise EM (`em.py`) so that rows are redrawn in every
-iteration and many rows are seen in parts. It starts from many k-means clusters, and pairs of components are merged
-where the bound rises by it: coordinate ascent alone would keep two halves of one cluster apart for ever.
+iteration and many rows are seen in parts. It starts from many k-means clusters. Coordinate ascent alone would keep two
+halves of one cluster apart for ever, so pairs of components are merged where the bound rises by it. Where clusters
+overlap the bound asks for too few, though many predict better: one row in four says whether to merge.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from latentfit.model.contracts import LOG_2PI
 from latentfit.priors import sticks
+from latentfit.priors.components import component_log_prob
 from latentfit.priors.em import MixtureFit, features, salience
 from latentfit.priors.k_means import k_means
-from latentfit.priors.normal_wishart import Hyper, Statistics, divergence, expected_constant, inverse_factor
+from latentfit.priors.normal_wishart import (
+    Hyper,
+    Statistics,
+    divergence,
+    expected_constant,
+    inverse_factor,
+    predictive_log_prob,
+)
 from latentfit.priors.rows import CodeRows, moments
 
 #: draws of an iteration: one of each row, within these bounds
@@ -26,7 +36,11 @@ FEWEST_DRAWS, MOST_DRAWS = 2_000, 10_000
 BLOCK = 2_000
 #: rows of a component of the start, at least
 ROWS_EACH = 5
-#: iterations between merges and looks at the bound; how many looks without another `ENOUGH` nats a row end a fit
+#: share of the rows that choose, and how many of them at most; fewer rows in all are one Gaussian
+CHOOSING, MOST_CHOOSING, FEWEST_ROWS = 0.25, 5_000, 50
+#: more components must win more than this many standard errors of the paired difference, and this many nats
+ERRORS, WORTHWHILE = 2.0, 0.02
+#: iterations between looks at the bound; how many looks without another `ENOUGH` nats a row end an ascent
 EVERY, PATIENCE, ENOUGH = 5, 2, 1e-3
 #: weight of an iteration in the running statistics, at least
 LEAST_STEP = 0.05
@@ -36,13 +50,20 @@ EMPTY = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Counts (K,), largest first; means (K, D); E C (K, D, D); the hyper-prior; the bound on log p, nats per row."""
+    """Counts (K,), largest first; means (K, D); E C (K, D, D); the hyper-prior."""
 
     n: Tensor
     mean: Tensor
     covariance: Tensor
     hyper: Hyper
-    bound: float
+
+    def log_prob(self, z: Tensor, alpha: float) -> Tensor:
+        """The predictive: (R, D) -> (R,)."""
+        dim, factor = z.shape[1], inverse_factor(self.covariance)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        energy = 2 * (log_det - component_log_prob(z.double(), self.mean, factor)) - dim * LOG_2PI
+        joint = predictive_log_prob(energy.clamp_min(0), log_det, self.n, dim, self.hyper)
+        return (sticks.log_mean_weights(self.n, alpha) + joint).logsumexp(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,46 +113,77 @@ def fit_mixture(
     random_state: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Posterior:
-    """The posterior with the larger bound: of one component, or of those that are left of `truncation`."""
+    """One component, those left of `truncation` after merges, or all that have rows: the first that suffices.
+
+    Fitted on three rows in four, one that is as good as the best on the others, within their error, suffices; it is
+    then fitted on all rows.
+    """
     generator = torch.Generator().manual_seed(random_state)
-    centre, variance = moments(rows)
-    scale = variance.sqrt()
-    unit = _Coordinates(rows, centre, scale.clamp_min(1e-6 * scale.max()).clamp_min(1e-30))
-    n_draws = min(MOST_DRAWS, max(FEWEST_DRAWS, len(rows)))
-    order = _order(len(rows), n_draws, generator)
-    u = unit.draw(next(order), generator)
-    one = _Ascent(unit, alpha, torch.zeros(len(u), dtype=torch.long), u, 1).finish(u)
-    n_start = min(truncation, len(rows) // ROWS_EACH)
-    if n_start < 2:
-        return one
-    ascent = _Ascent(unit, alpha, k_means(u * salience(u), n_start, generator), u, n_start)
-    best, waited = -math.inf, 0
-    for t in range(max_iterations):
-        u = unit.draw(next(order), generator)
-        responsibility, bound = ascent.step(u, t)
+    order = torch.randperm(len(rows), generator=generator).to(rows.mean.device)
+    n_choosing = min(MOST_CHOOSING, round(CHOOSING * len(rows)))
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
-            progress(t + 1, max_iterations)
-        if (t + 1) % EVERY == 0:
-            merged = ascent.merge(responsibility)
-            ascent.learn_hyper()
-            waited = 0 if merged or bound > best + ENOUGH else waited + 1
-            best = bound if merged else max(best, bound)
-            if waited >= PATIENCE or len(ascent.sums) == 1:
+            progress(min(done, 3 * max_iterations), 3 * max_iterations)
+
+    n_merges = 0
+    if len(rows) >= FEWEST_ROWS and truncation > 1:
+        some, others = rows[order[n_choosing:]], rows[order[:n_choosing]].to("cpu", torch.float64)
+        one = _Ascent(some, 1, alpha, generator).posterior()
+        many = _Ascent(some, truncation, alpha, generator)
+        many.run(max_iterations, tick)
+        unmerged = many.posterior()
+        many.run(max_iterations, tick, merging=True)
+        z = torch.stack([others.draw(generator) for _ in range(math.ceil(FEWEST_DRAWS / n_choosing))])
+        found = (one, many.posterior(), unmerged)
+        scores = [torch.stack([fit.log_prob(draws, alpha) for draws in z]).mean(0) for fit in found]
+        best = max(scores, key=lambda score: score.mean().item())
+        for n_merges, score in enumerate(scores):  # noqa: B007
+            lost = best - score
+            if lost.mean() <= max(WORTHWHILE, ERRORS * lost.std().item() / n_choosing**0.5):
                 break
-    many = ascent.finish(u)
+    ascent = _Ascent(rows, truncation if n_merges else 1, alpha, generator)
+    if n_merges:
+        ascent.run(max_iterations, tick, merging=n_merges == 1)
     if progress is not None:
-        progress(max_iterations, max_iterations)
-    return many if many.bound > one.bound else one
+        progress(3 * max_iterations, 3 * max_iterations)
+    return ascent.posterior()
 
 
 class _Ascent:
-    """Running statistics and what they imply."""
+    """Running statistics and what they imply, from a k-means start."""
 
-    def __init__(self, unit: _Coordinates, alpha: float, labels: Tensor, u: Tensor, n_components: int) -> None:
-        self.unit, self.alpha, self.n_rows = unit, alpha, len(unit.rows)
-        hard = torch.nn.functional.one_hot(labels, n_components).to(u.dtype)
-        self.sums = _sums(u, hard)
+    def __init__(self, rows: CodeRows, n_components: int, alpha: float, generator: Generator) -> None:
+        self.alpha, self.n_rows, self.generator = alpha, len(rows), generator
+        centre, variance = moments(rows)
+        scale = variance.sqrt()
+        self.unit = _Coordinates(rows, centre, scale.clamp_min(1e-6 * scale.max()).clamp_min(1e-30))
+        self.order = _order(len(rows), min(MOST_DRAWS, max(FEWEST_DRAWS, len(rows))), generator)
+        #: the same draws for every look at the bound
+        self.judge = u = self.unit.draw(next(self.order), generator)
+        k = max(1, min(n_components, len(rows) // ROWS_EACH))
+        labels = k_means(u * salience(u), k, generator)
+        self.sums = _sums(u, torch.nn.functional.one_hot(labels, k).to(u.dtype))
         self.learn_hyper()
+
+    def run(self, max_iterations: int, tick: Callable[[], None], *, merging: bool = False) -> None:
+        """Ascend until the bound rises no more."""
+        best, waited = -math.inf, 0
+        for t in range(max_iterations):
+            responsibility = self.step(t)
+            tick()
+            if (t + 1) % EVERY:
+                continue
+            merged = merging and self.merge(responsibility)
+            self.learn_hyper()
+            bound = self._expect(self.judge)[1]
+            waited = 0 if merged or bound > best + ENOUGH else waited + 1
+            best = bound if merged else max(best, bound)
+            if waited >= PATIENCE or len(self.sums) == 1:
+                break
 
     def learn_hyper(self) -> None:
         """The hyper-prior of largest evidence given the statistics."""
@@ -140,23 +192,19 @@ class _Ascent:
     def statistics(self) -> Statistics:
         return self.unit.statistics(self.sums, self.n_rows)
 
-    def posterior(self, bound: float = math.nan) -> Posterior:
+    def posterior(self) -> Posterior:
+        self.sums = self.sums[self.sums[:, 0].argsort(descending=True)]
         statistics = self.statistics()
-        return Posterior(statistics.n, *statistics.posterior(self.hyper), self.hyper, bound)
+        return Posterior(statistics.n, *statistics.posterior(self.hyper), self.hyper)
 
-    def step(self, u: Tensor, t: int) -> tuple[Tensor, float]:
-        """One iteration: responsibilities (R, K) and the bound, nats per row, at the parameters before it."""
-        self._sort()
-        responsibility, bound = self._expect(u)
+    def step(self, t: int) -> Tensor:
+        """One iteration on fresh draws: their responsibilities (R, K) at the parameters before it."""
+        u = self.unit.draw(next(self.order), self.generator)
+        responsibility, _ = self._expect(u)
         self.sums = torch.lerp(self.sums, _sums(u, responsibility), max((t + 1) ** -0.6, LEAST_STEP))
         kept = self.n_rows * self.sums[:, 0] >= EMPTY
         self.sums = self.sums[kept]
-        return responsibility[:, kept], bound
-
-    def finish(self, u: Tensor) -> Posterior:
-        """The posterior, with its bound on these draws."""
-        self._sort()
-        return self.posterior(self._expect(u)[1])
+        return responsibility[:, kept]
 
     def merge(self, responsibility: Tensor) -> bool:
         """Merge pairs while the bound rises by it; whether any were."""
@@ -170,10 +218,8 @@ class _Ascent:
             merged = True
         return merged
 
-    def _sort(self) -> None:
-        self.sums = self.sums[self.sums[:, 0].argsort(descending=True)]
-
     def _expect(self, u: Tensor) -> tuple[Tensor, float]:
+        """Responsibilities (R, K) and the bound on log p, nats per row."""
         posterior = self.posterior()
         theta = self.unit.natural(posterior, self.alpha).to(u.dtype)
         parts, total = [], 0.0
@@ -196,7 +242,11 @@ class _Ascent:
 
 
 class _Pairs:
-    """What merging each pair of components would do to the bound, the responsibilities of the rest unchanged."""
+    """What merging each pair of components would do to the bound, the responsibilities of the rest unchanged.
+
+    The weights count by the probability of the partition, alpha^K prod (n_k - 1)! up to a constant, not by that of its
+    sticks in one order.
+    """
 
     def __init__(self, ascent: _Ascent, responsibility: Tensor) -> None:
         self.ascent, self.sums, self.responsibility = ascent, ascent.sums, responsibility
@@ -209,17 +259,10 @@ class _Pairs:
 
     def best(self) -> tuple[float, int, int]:
         """The largest gain, and its pair."""
-        counts = self.ascent.n_rows * self.sums[:, 0]
-        k = len(counts)
-        together = counts.expand(k, k, k).clone()
-        i, j = torch.meshgrid(torch.arange(k), torch.arange(k), indexing="ij")
-        together[i, j, i] += counts
-        together[i, j, j] = 0
-        ordered = together.sort(-1, descending=True).values
-        alpha = self.ascent.alpha
-        of_sticks = sticks.evidence(ordered, alpha) - sticks.evidence(counts.sort(descending=True).values, alpha)
-        gains = (self.gains + of_sticks).fill_diagonal_(-math.inf)
-        first, second = divmod(int(gains.argmax()), k)
+        n = self.ascent.n_rows * self.sums[:, 0]
+        together = (n[:, None] + n).lgamma() - n[:, None].lgamma() - n.lgamma()
+        gains = self.gains + together - math.log(self.ascent.alpha)
+        first, second = divmod(int(gains.argmax()), len(n))
         return gains[first, second].item(), first, second
 
     def join(self, j: int, k: int) -> Tensor:
