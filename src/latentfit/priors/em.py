@@ -30,10 +30,8 @@ CANDIDATES = (1, 3, 10, 30, 100)
 DRAWS_PER_NUMBER, FEWEST_DRAWS, MOST_DRAWS = 5, 2_000, 10_000
 #: rows whose features are in memory at once
 BLOCK = 2_000
-#: share of the iterations that number of components and start are found with, and draws of one of the others, at most
-SKETCHED, MOST_ROWS = 0.2, 60_000
-#: components up to which a second start is tried: the more there are, the less hangs on where they began
-MOST_RESTARTED = 30
+#: share of the iterations that number of components and start are found with, and draws of any iteration, at most
+SEARCH, MOST_ROWS = 0.2, 60_000
 #: log-responsibilities (before they are normalised) are cut here: exponentials of smaller ones are denormal numbers,
 #: which are slow
 LEAST_LOG = -60.0
@@ -140,23 +138,27 @@ def fit_mixture(
             f"{max(numbers)} components need at least as many rows to fit, got {len(train)} "
             "(and one in ten held out); lower n_components or set it to 'auto'."
         )
-    first = math.ceil(SKETCHED * max_iterations)
-    total = first * (len(numbers) + 1) + max_iterations - first
+    first = math.ceil(SEARCH * max_iterations)
+    total = first * len(numbers) + max_iterations
 
     def tick(done: int) -> Callable[[int], None] | None:
         return None if progress is None else lambda step: progress(done + step, total)
 
     fits: list[MixtureFit] = []
     for i, number in enumerate(numbers):
-        fits.append(sketch(train, validation, number, covariance, first, generator, tick(i * first)))
+        fits.append(from_k_means(train, validation, number, covariance, first, generator, tick(i * first)))
         if len(fits) > 2 and fits.index(max(fits, key=_score)) < len(fits) - 2:
             break
     best = smallest_that_suffices(fits, validation, n_held_out)
-    if 1 < len(best.mean) <= MOST_RESTARTED:  # the worse of two starts can be half a nat behind in 40 dimensions
-        done = first * len(numbers)
-        again = sketch(train, validation, len(best.mean), covariance, first, generator, tick(done))
-        best = max(best, again, key=_score)
-    best = polish(best, train, validation, max_iterations - first, generator, tick(total - max_iterations + first))
+    everything = min(max(len(train), FEWEST_DRAWS), MOST_ROWS)
+    done, left = first * len(numbers), max_iterations
+    if len(best.mean) > 1:
+        # parts of the rows settle too early, a quarter of a nat short in 40 dimensions, and so does an unlucky start
+        again = from_k_means(
+            train, validation, len(best.mean), covariance, first, generator, tick(done), draws=everything
+        )
+        best, done, left = max(best, again, key=_score), done + first, left - first
+    best = expectation_maximisation(best, train, validation, everything, left, generator, tick(done))
     if progress is not None:
         progress(total, total)
     scale = train.scale.double()
@@ -194,7 +196,7 @@ def candidates(n_rows: int, dim: int, covariance: Covariance) -> list[int]:
     return [*numbers, most] if most >= 1.5 * numbers[-1] else numbers
 
 
-def sketch(
+def from_k_means(
     train: _Unit,
     held_out: Tensor,
     n_components: int,
@@ -202,11 +204,14 @@ def sketch(
     max_iterations: int,
     generator: Generator,
     progress: Callable[[int], None] | None = None,
+    *,
+    draws: int | None = None,
 ) -> MixtureFit:
-    """EM from a k-means start, on as many draws an iteration as the components need."""
+    """EM from a k-means start, on `draws` draws an iteration: by default as many as the components need."""
     dim = train.rows.mean.shape[1]
     numbers = n_components * (dim if covariance == "full" else 2)
-    n = min(max(len(train), FEWEST_DRAWS), max(FEWEST_DRAWS, min(MOST_DRAWS, DRAWS_PER_NUMBER * numbers)))
+    needed = max(FEWEST_DRAWS, min(MOST_DRAWS, DRAWS_PER_NUMBER * numbers))
+    n = min(max(len(train), FEWEST_DRAWS), needed) if draws is None else draws
     z = train.draw(n, generator)
     labels = k_means(z * salience(z), n_components, generator)
     hard = torch.nn.functional.one_hot(labels, n_components).to(z.dtype)
@@ -215,19 +220,6 @@ def sketch(
         statistics += r.T @ features(part, covariance).T
     start = _maximise(statistics / n, min(n, len(train)), dim, covariance)
     return expectation_maximisation(start, train, held_out, n, max_iterations, generator, progress, revive=True)
-
-
-def polish(
-    fit: MixtureFit,
-    train: _Unit,
-    held_out: Tensor,
-    max_iterations: int,
-    generator: Generator,
-    progress: Callable[[int], None] | None = None,
-) -> MixtureFit:
-    """EM with a draw of every row in each iteration: some of the rows leave a quarter of a nat in 40 dimensions."""
-    n = min(max(len(train), FEWEST_DRAWS), MOST_ROWS)
-    return expectation_maximisation(fit, train, held_out, n, max_iterations, generator, progress)
 
 
 def expectation_maximisation(
@@ -250,7 +242,7 @@ def expectation_maximisation(
     """
     dim, covariance = fit.mean.shape[1], fit.covariance
     statistics, seen = torch.zeros(len(fit.mean), n_features(dim, covariance), dtype=torch.float64), math.inf
-    best, waited = fit if math.isfinite(fit.validation) else _scored(fit, held_out), 0
+    best, waited = _scored(fit, held_out), 0
     for t in range(max_iterations):
         z = train.draw(n, generator)
         new, log_density = _expected(fit, z)
