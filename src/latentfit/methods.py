@@ -65,6 +65,8 @@ METHODS: dict[str, Method] = {
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
         Method("realnvp", "flow", prior="realnvp", post_hoc=True),
+        Method("nsf", "flow", prior="nsf", post_hoc=True),
+        Method("maf", "flow", prior="maf", post_hoc=True),
     )
 }
 
@@ -81,6 +83,9 @@ _MEANT = {
     "vanilla": "standard",
     "gaussian": "learned_gaussian",
     "real_nvp": "realnvp",
+    "rqs": "nsf",
+    "neural_spline": "nsf",
+    "spline": "nsf",
     "anneal": "annealed",
 }
 

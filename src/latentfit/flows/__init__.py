@@ -25,8 +25,8 @@ __all__ = [
     "autoregressive_flow",
     "coupling_flow",
     "outside_box",
-    "soft_bound",
     "rational_quadratic_spline",
+    "soft_bound",
     "spline_flow",
     "unpack_lower",
 ]
