@@ -95,6 +95,8 @@ METHODS: dict[str, Method] = {
         Method("realnvp_posterior", "flow", posterior="realnvp_posterior"),
         Method("two_stage", "second_model", prior="two_stage", post_hoc=True),
         Method("flow_matching", "second_model", prior="flow_matching", joint=False, post_hoc=True),
+        Method("nsf", "flow", prior="nsf", post_hoc=True),
+        Method("maf", "flow", prior="maf", post_hoc=True),
     )
 }
 
@@ -111,6 +113,9 @@ _MEANT = {
     "vanilla": "standard",
     "gaussian": "learned_gaussian",
     "real_nvp": "realnvp",
+    "rqs": "nsf",
+    "neural_spline": "nsf",
+    "spline": "nsf",
     "anneal": "annealed",
     "planar_flow": "planar",
     "snf": "sylvester",

@@ -181,11 +181,11 @@ class Conditioner(nn.Sequential):
             return super().forward(z)
         if context is None:
             raise InputError(f"This flow needs a context (..., {self.context_features}), got none.")
-        first, *others = self
-        of_z, of_context = first.weight.split((self.features, self.context_features), -1)
-        # once for the draws that share a context
-        h = F.linear(z, of_z) + F.linear(context.to(z.dtype), of_context, first.bias)
-        for layer in others:
+        weight, bias = self[0].weight, self[0].bias
+        of_z, of_context = weight[:, : self.features], weight[:, self.features :]
+        # the context's part once for all draws that share it
+        h: Tensor = F.linear(z, of_z) + F.linear(context.to(z.dtype), of_context, bias)
+        for layer in list(self)[1:]:
             h = layer(h)
         return h
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 from latentfit.flows.bijection import soft_bound
 
@@ -51,7 +54,7 @@ def rational_quadratic_spline(
     ends = torch.cat((k, k + 1), -1)  # (..., 2)
     corners = knots.gather(-1, ends.unsqueeze(-2).expand(*knots.shape[:-1], 2)).flatten(-2)  # (..., 4): x, x, y, y
     # the slopes at both ends of the box are 1: the chosen two alone are bent
-    slopes = soft_bound(torch.nn.functional.pad(log_slopes, (1, 1)).gather(-1, ends), max_log_slope)
+    slopes = soft_bound(F.pad(log_slopes, (1, 1)).gather(-1, ends), max_log_slope)
     parts = (*corners.unbind(-1), *slopes.unbind(-1))
     if not inverse:
         return _Bin.apply(x, *parts, box)
@@ -66,12 +69,10 @@ def rational_quadratic_spline(
 def _knots(bins: Tensor, box: float) -> Tensor:
     """Positions of the knots, -box to box: (..., K) -> (..., K + 1), one matrix product of the bins' shares."""
     size = bins.shape[-1]
-    like = {"dtype": bins.dtype, "device": bins.device}
     # of the shares beyond the smallest bins'; no share enters the last knot, so that both ends are exact
-    cumulate = torch.triu(torch.ones(size, size + 1, **like), 1)
+    cumulate = torch.triu(bins.new_ones(size, size + 1), 1)
     cumulate[:, -1] = 0
-    even = torch.linspace(-1, 1, size + 1, **like) + 1
-    smallest = SMALLEST_BIN * even
+    smallest = SMALLEST_BIN * torch.linspace(0, 2, size + 1, dtype=bins.dtype, device=bins.device)
     smallest[-1] = 2
     return torch.softmax(bins, -1) @ (2 * box * (1 - SMALLEST_BIN) * cumulate) + box * (smallest - 1)
 
@@ -98,12 +99,12 @@ class _Bin(Function):
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         *tensors, ctx.box = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, gy: Tensor, gl: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, gy: Tensor, gl: Tensor) -> tuple[Tensor | None, ...]:
         x, x0, x1, y0, y1, l0, l1 = ctx.saved_tensors
         inside = x.abs() <= ctx.box
         outer = torch.where(inside, 0.0, gy)

@@ -9,7 +9,7 @@ import torch
 
 from latentfit import saving
 from latentfit.errors import InputError
-from latentfit.model.contracts import Prior, Shape
+from latentfit.model.contracts import Prior, Shape, as_shape
 from latentfit.priors.defensive import DefensiveMixture
 from latentfit.priors.dp_mixture import DirichletProcessPrior
 from latentfit.priors.empirical import EmpiricalPrior
@@ -57,6 +57,10 @@ registry.register("prior", "defensive", DefensiveMixture, aliases=("defensive_mi
 registry.register("prior", "empirical", EmpiricalPrior)
 
 
+#: above it a spline coupling's K numbers per coordinate cost more than they win
+MOST_SPLINE_DIMENSIONS = 64
+
+
 def names() -> list[str]:
     """The names of all priors, from simple to rich."""
     return registry.names("prior")
@@ -66,7 +70,7 @@ def create(name: str, latent_dim: Shape | None = None, **arguments: Any) -> Prio
     """A prior by name; its arguments are those of its class.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or "flow" for the one that `flow_for` names.
         latent_dim: D, or a shape such as (C, H, W); a prior made of other priors takes theirs.
         **arguments: the class's other arguments.
 
@@ -80,8 +84,19 @@ def create(name: str, latent_dim: Shape | None = None, **arguments: Any) -> Prio
     """
     if latent_dim is not None:
         arguments["latent_dim"] = latent_dim
+        name = flow_for(latent_dim) if name == "flow" else name
     prior: Prior = registry.create("prior", name, **arguments)
     return prior
+
+
+def flow_for(latent_dim: Shape) -> str:
+    """The flow to fit post hoc in so many dimensions: splines up to 64, above it affine couplings.
+
+    Example:
+        >>> flow_for(16), flow_for((4, 8, 8))
+        ('nsf', 'realnvp')
+    """
+    return "nsf" if as_shape(latent_dim).numel() <= MOST_SPLINE_DIMENSIONS else "realnvp"
 
 
 def load(directory: str | Path, *, map_location: str | torch.device = "cpu", **externals: Any) -> Prior:
@@ -123,6 +138,7 @@ __all__ = [
     "VampPrior",
     "as_prior",
     "create",
+    "flow_for",
     "load",
     "names",
 ]

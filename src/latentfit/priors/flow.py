@@ -54,6 +54,9 @@ class FlowPrior(Prior, ABC):
         active: the flattened units the flow acts on; None for all.
     """
 
+    _units: Tensor
+    _others: Tensor
+
     #: whether `round_trip` can be asked for
     invertible = True
 
