@@ -46,13 +46,14 @@ class Weight(Schedule):
 class Terms(nn.Module):
     """x (B, 784) -> the loss and the ELBO at weight 1, with noise from a generator of one's own."""
 
-    def __init__(self, vae: VAEModule, objective: ELBO, generator: torch.Generator) -> None:
+    def __init__(self, vae: VAEModule, objective: ELBO, generator: torch.Generator, weight: Tensor) -> None:
         super().__init__()
-        self.vae, self.objective, self.generator = vae, objective, generator
+        self.vae, self.objective, self.generator, self.weight = vae, objective, generator, weight
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         terms = self.objective(self.vae, Batch(x), generator=self.generator)
-        return terms["loss"], terms["elbo"]
+        # the objective's own weight is 1: what is decided by a number on the device cannot be captured
+        return terms["loss"] + (self.weight - 1) * terms["kl"], terms["elbo"]
 
 
 class Group:
@@ -92,9 +93,9 @@ class Group:
         self.rates = torch.tensor([recipe.rate(t) for t in range(steps)], device=device)
         self.weights = torch.tensor([float(kl_weight(t)) for t in range(steps)], device=device)
         self.weight = Weight(kl_weight.settled_at, device)
-        objective = ELBO(kl_weight=self.weight)
+        objective = ELBO()
         objective.n_train = len(train)
-        self.terms = Terms(vaes[0], objective, self.generator)
+        self.terms = Terms(vaes[0], objective, self.generator, self.weight.value)
 
         named = [(name, p) for name, p in self.terms.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]

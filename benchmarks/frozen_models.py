@@ -143,7 +143,7 @@ def verdict(facts: dict) -> str:
         return "nothing to win"
     if low <= 0 <= high:
         return "sold although T's interval includes 0"
-    if abs(facts["gain"]["value"] - facts["elbo_gain_same_draws"]) > 1e-4:
+    if abs(facts["mean_of_rows"] - facts["elbo_gain_same_draws"]) > 1e-4:
         return "T is not the ELBO gain"
     if facts["gain"]["value"] > 0.2 and not facts["log_px_gain"]["interval"][0] > 0:
         return "T above 0.2 nats, gain of log p(x) not above 0"

@@ -71,9 +71,9 @@ def _knots(bins: Tensor, box: float) -> Tensor:
     size = bins.shape[-1]
     # of the shares beyond the smallest bins'; no share enters the last knot, so that both ends are exact
     cumulate = torch.triu(bins.new_ones(size, size + 1), 1)
-    cumulate[:, -1] = 0
+    cumulate[:, -1].zero_()
     smallest = SMALLEST_BIN * torch.linspace(0, 2, size + 1, dtype=bins.dtype, device=bins.device)
-    smallest[-1] = 2
+    smallest[-1].fill_(2)
     return torch.softmax(bins, -1) @ (2 * box * (1 - SMALLEST_BIN) * cumulate) + box * (smallest - 1)
 
 

@@ -90,7 +90,7 @@ class Sylvester(Bijection):
         diagonals = largest * torch.tanh(diagonals.unflatten(-1, (2, self.columns)))
         outer, inner = unpack_lower(diagonals, belows.unflatten(-1, (2, -1)), self.below).unbind(-3)  # (..., T, M, M)
         outward, inward = frame @ outer, frame @ inner.mT  # (..., T, D, M)
-        stretch = diagonals.prod(-2)  # (..., T, M)
+        stretch = diagonals[..., 0, :] * diagonals[..., 1, :]  # (..., T, M)
         total = z.new_zeros(z.shape[:-1])
         for t in range(self.transforms):
             place = torch.einsum("...d,...dm->...m", z, inward[..., t, :, :])
