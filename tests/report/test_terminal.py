@@ -10,13 +10,14 @@ import pytest
 from latentfit.comparison.plan import Plan
 from latentfit.report.terminal import Terminal
 
+RECIPE = {"max_steps": 1500, "batch_size": 128}
 METHODS = ["standard", "annealed", "mixture", "realnvp"]
 
 
 @pytest.mark.parametrize("lang", ["en", "vi"])
 @pytest.mark.parametrize("width", [40, 60, 80, 100])
 def test_the_live_line_fits_and_says_how_long(width, lang):
-    plan = Plan({"recipe": {"max_steps": 1500}}, METHODS, ["mixture"], 3, dict.fromkeys(METHODS, 0.01))
+    plan = Plan({"recipe": RECIPE}, METHODS, ["mixture"], 3, dict.fromkeys(METHODS, 0.01), n_scored=500)
     terminal = Terminal(io.StringIO(), command="latentfit compare digits", folder=Path("run"), lang=lang, width=width)
     terminal.plan = plan
     for number, jobs in ((1, plan.first), (2, plan.second)):

@@ -17,6 +17,7 @@ import torch
 from latentfit import methods
 from latentfit.data.batch import Batch
 from latentfit.data.prepared import PreparedData
+from latentfit.data.splits import Splits
 from latentfit.errors import InputError
 from latentfit.model import RECIPE
 from latentfit.training import Recipe
@@ -32,6 +33,11 @@ MAX_SCORED = 2_000
 SCORING = 3
 #: rows on which proposals are fitted
 MAX_PROPOSAL = 5_000
+#: for expected times: passes of one row through one network, for each row of a step (two networks, forward and two
+#: backward) and for a scored row (50 refinement steps of 8 draws, forward and backward, and 300 draws)
+STEP_PASSES, SCORED_PASSES = 6, 1_100
+#: planning, start of the workers, ranking and report
+FIXED_SECONDS = 10.0
 #: what `--quick` reads of a data set
 QUICK_ROWS = 10_000
 
@@ -112,6 +118,8 @@ class Plan:
     n_seeds: int
     #: measured seconds per step of each jointly trained method, one thread
     step_seconds: dict[str, float]
+    #: rows on which every model is scored
+    n_scored: int = 0
 
     @property
     def null(self) -> list[Job]:
@@ -146,9 +154,30 @@ class Plan:
         return self.settings["recipe"]["max_steps"]
 
     def seconds(self, workers: int) -> float:
-        """Expected duration with this many workers, scoring and the ladder included (rough: within a factor of two)."""
-        training = sum(self.step_seconds[name] for name in self.methods) * self.max_steps * self.n_seeds
-        return training / workers + 20.0 * self.n_seeds / workers + 10.0
+        """Expected duration with this many workers (rough: within a factor of two; early stopping makes it less)."""
+        return self._together(workers, self.max_steps) + FIXED_SECONDS
+
+    def job_seconds(self, job: Job) -> float:
+        """Expected seconds of a job."""
+        return self._job_seconds(job, self.max_steps)
+
+    def steps_within(self, seconds: float, workers: int) -> int:
+        """How many steps of each training fit, after the scoring; at least 100, at most what is planned now."""
+        scoring = self._together(workers, 0)
+        training = self._together(workers, self.max_steps) - scoring
+        share = (seconds - FIXED_SECONDS - scoring) / max(training, 1e-9)
+        return max(100, int(min(1.0, share) * self.max_steps))
+
+    def _together(self, workers: int, max_steps: int) -> float:
+        return sum(self._job_seconds(job, max_steps) for job in self.first + self.second) / workers
+
+    def _job_seconds(self, job: Job, max_steps: int) -> float:
+        scoring = self.n_scored * SCORED_PASSES / (STEP_PASSES * self.settings["recipe"]["batch_size"])
+        if job.kind == "joint":
+            return self.step_seconds.get(job.method, 0.0) * (max_steps + scoring)
+        # the fits are short beside the scoring
+        standard = self.step_seconds.get("standard", 0.0)
+        return sum(self.step_seconds.get(rung, standard) for rung in self.rungs) * scoring
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds; two runs with the same one are the same comparison."""
@@ -158,6 +187,7 @@ class Plan:
             "rungs": self.rungs,
             "n_seeds": self.n_seeds,
             "step_seconds": self.step_seconds,
+            "n_scored": self.n_scored,
         }
 
     @classmethod
@@ -179,7 +209,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerprint: str) -> Plan:
+def make_plan(options: Options, data: PreparedData, splits: Splits, data_fingerprint: str, workers: int = 1) -> Plan:
     """Choose what was left open, measure what a step costs, and list the jobs."""
     chosen = parsed(options)
     data_shape = tuple(data.x.shape[1:])
@@ -193,7 +223,7 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         "learning_rate": options.learning_rate or RECIPE.learning_rate,
         "device": options.device,
         "precision": options.precision,
-        "max_steps": options.max_steps or methods.default_steps(n_train, batch_size, options.quick),
+        "max_steps": options.max_steps or methods.default_steps(len(splits.train), batch_size, options.quick),
     }
     Recipe(**recipe).torch_device()  # a bad value is refused here, before anything is written, not in a worker
     settings: dict[str, Any] = {
@@ -213,12 +243,12 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
     }
     asked = [method.name for method in chosen if method.post_hoc and method.name not in methods.LADDER]
     trained = [method.name for method in chosen if method.joint]
-    plan = Plan(settings, trained, [*methods.LADDER, *asked], options.n_seeds, {})
+    n_scored = sum(min(MAX_SCORED, len(rows)) for rows in (splits.selection, splits.test))
+    plan = Plan(settings, trained, [*methods.LADDER, *asked], options.n_seeds, {}, n_scored)
     plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
     if options.max_minutes is not None and options.max_steps is None:
         # minutes become steps once: the plan, not the clock, decides what a rerun computes
-        share = max(0.05, (60 * options.max_minutes - 10.0) / max(plan.seconds(workers=1), 1e-9))
-        recipe["max_steps"] = max(100, int(min(1.0, share) * recipe["max_steps"]))
+        recipe["max_steps"] = plan.steps_within(60 * options.max_minutes, workers)
     return plan
 
 

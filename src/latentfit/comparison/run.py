@@ -142,9 +142,9 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / folder_name(source.name)
     asked = _asked(chosen, source.x, source, splits)
     plan = _open(folder, asked, fresh)
-    n_workers = workers or max(1, min(os.cpu_count() or 1, 8))
+    n_workers = 1 if backend == "serial" else workers or max(1, min(os.cpu_count() or 1, 8))
     if plan is None:
-        plan = make_plan(chosen, data, len(splits.train), fingerprint([asked["data"], asked["splits"]]))
+        plan = make_plan(chosen, data, splits, fingerprint([asked["data"], asked["splits"]]), n_workers)
         _begin(folder, asked, plan, data, splits, source)
     else:
         plan = extend(plan, chosen, data)
@@ -162,10 +162,9 @@ def compare(
         "description": data.description,
     }
     listener.stage(1, plan, None)
-    at_once = 1 if backend == "serial" else n_workers
-    nulls, later = _topped_up(plan.null, plan.second, at_once)
+    nulls, later = _topped_up(plan.null, plan.second, n_workers)
     done = _run(nulls, folder, backend, n_workers, listener, 0, plan)
-    ladders, later = _topped_up(plan.ladders, later, at_once)
+    ladders, later = _topped_up(plan.ladders, later, n_workers)
     done = _run(ladders, folder, backend, n_workers, listener, done, plan)
     findings = diagnose_folder(folder, plan)
     listener.stage(2, plan, findings)

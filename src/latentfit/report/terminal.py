@@ -261,26 +261,22 @@ class Terminal:
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
         """By what such jobs took, else by the plan, scaled as it was wrong so far; below 0: unknown."""
+        if self.plan is None:
+            return 0.0
         took: dict[tuple[str, str], list[float]] = {}
+        planned = 0.0
         for job, seconds in self.finished:
             if seconds:
                 took.setdefault((job.kind, job.method), []).append(seconds)
-        planned = sum(self._expected(*kind) * len(times) for kind, times in took.items())
+                planned += self.plan.job_seconds(job)
         scale = sum(map(sum, took.values())) / planned if planned else 1.0
         over = {job.key for job, _ in self.finished}
         waiting = [job for job in jobs if job.key not in over]
         left = 0.0
         for job in waiting:
             known = took.get((job.kind, job.method))
-            left += float(np.mean(known)) if known else scale * self._expected(job.kind, job.method)
+            left += float(np.mean(known)) if known else scale * self.plan.job_seconds(job)
         return left / max(1, min(self._workers, len(waiting))) - (time.perf_counter() - self._last)
-
-    def _expected(self, kind: str, method: str) -> float:
-        if self.plan is None:
-            return 0.0
-        if kind == "ladder":  # a fit of each rung: about as long as a training
-            return sum(self.plan.step_seconds.values()) * self.plan.max_steps / max(1, len(self.plan.step_seconds))
-        return self.plan.step_seconds.get(method, 0.0) * self.plan.max_steps
 
 
 def partial_table(folder: Path, plan: Plan, lang: str = "en") -> list[str]:
