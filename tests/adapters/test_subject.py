@@ -71,7 +71,7 @@ def test_adapted_and_foreign() -> None:
         under.rows(rows()[:, :3], "X")
     foreign = subject(Foreign(), rows())
     assert not foreign.can_score
-    with pytest.raises(InputError, match="give example="):
+    with pytest.raises(InputError, match="give rows as its training saw them"):
         subject(Foreign())
 
 

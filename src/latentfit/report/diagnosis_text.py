@@ -80,7 +80,7 @@ def diagnosis_html(dx: Diagnosis, lang: str = "en") -> str:
     return (
         "<style>td.latentfit { text-align: left !important; }</style>"
         f"<p><b>{_text(head_sentence(dx, lang))}</b></p>"
-        f"<table><caption>{_text(' '.join(part.strip() for part in _head(dx, lang)))}</caption>"
+        f"<table><caption>{_text(' '.join(part.strip() for part in _head(dx, lang, WIDTH)))}</caption>"
         f"<tbody>{''.join(rows)}</tbody></table>"
         + "".join(f"<p>{_text(n)}</p>" for n in notes if n)
         + f"<dl>{advised}</dl>"
