@@ -221,7 +221,7 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
 def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str, float]:
     """Seconds a training step takes on this machine, for each method (median of a few, after one warm-up)."""
     batch_size = min(plan.settings["recipe"]["batch_size"], len(data.x))
-    batch = Batch(data.x[:batch_size].to(torch.float32))
+    batch = Batch(data.x[:batch_size].to(torch.float32), index=torch.arange(batch_size))
     seconds = {}
     for name in plan.methods:
         with isolated_rng(0):
@@ -229,6 +229,7 @@ def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str,
             vae = build_vae(plan.settings, name, data)
             objective = method.objective(plan.max_steps)
             objective.n_train = len(data.x)
+            vae.prior.bind(vae, Batch(data.x.to(torch.float32)))
             optimiser = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
             times = []
             for step in range(n_steps + 1):
