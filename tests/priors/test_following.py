@@ -348,6 +348,14 @@ def test_post_hoc_width_maximises_leave_one_out():
     assert leave_one_out(own) > best - 0.01
 
 
+def test_exemplars_count_as_numbers_of_the_prior():
+    """A prior that stores every code is not the smallest, alone or mixed with another."""
+    prior = priors.create("exemplar", latent_dim=DIM).fit(some_z(), std=torch.ones(9, DIM))
+    assert prior.n_parameters == 9 * DIM + 1
+    mixed = priors.create("defensive", base=prior, anchor=priors.create("standard", latent_dim=DIM), weight=0.5)
+    assert mixed.n_parameters == prior.n_parameters
+
+
 def test_exemplars_without_any_say_so():
     with pytest.raises(InputError, match="no exemplars yet"):
         priors.create("exemplar", latent_dim=DIM).sample(3)

@@ -176,7 +176,7 @@ def _train(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
         "stopped": result.stopped,
         "skipped_steps": result.skipped_steps,
         "history": result.history,
-        "n_parameters": sum(p.numel() for p in vae.parameters()),
+        "n_parameters": sum(p.numel() for p in vae.parameters()) + vae.prior.n_stored,
         "network_calls": vae.prior.network_calls,
     }
     proposal = propose(vae, data, rows, job)
@@ -220,7 +220,7 @@ def _ladder(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
             "fit_seconds": rung.seconds,
             "weight": rung.weight,
             "prior_gap": rung.gap.value,
-            "n_parameters": n_base + sum(p.numel() for p in rung.prior.parameters()),
+            "n_parameters": n_base + rung.prior.n_parameters,
             "network_calls": rung.prior.network_calls,
         } | score(vae, proposal, data, rows, job, folder, key, {"prior_gap": torch.as_tensor(rung.per_row)})
     return results

@@ -241,10 +241,8 @@ def make_plan(options: Options, data: PreparedData, splits: Splits, data_fingerp
         "threads": 1,
         **versions(),
     }
-    asked = [method.name for method in chosen if method.post_hoc and method.name not in methods.LADDER]
-    trained = [method.name for method in chosen if method.joint]
     n_scored = sum(min(MAX_SCORED, len(rows)) for rows in (splits.selection, splits.test))
-    plan = Plan(settings, trained, [*methods.LADDER, *asked], options.n_seeds, {}, n_scored)
+    plan = Plan(settings, trained(chosen), rungs(chosen), options.n_seeds, {}, n_scored)
     plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
     if options.max_minutes is not None and options.max_steps is None:
         # minutes become steps once: the plan, not the clock, decides what a rerun computes
@@ -257,10 +255,22 @@ def extend(plan: Plan, options: Options, data: PreparedData) -> Plan:
 
     Steps stay as they were planned, also where `max_minutes` chose them: other steps would be other jobs.
     """
-    names = [method.name for method in parsed(options)]
+    chosen = parsed(options)
+    names = trained(chosen)
     new = dataclasses.replace(plan, methods=[name for name in names if name not in plan.step_seconds])
     known = plan.step_seconds | measure_steps(new, data)
-    return dataclasses.replace(plan, methods=names, n_seeds=options.n_seeds, step_seconds=known)
+    return dataclasses.replace(plan, methods=names, rungs=rungs(chosen), n_seeds=options.n_seeds, step_seconds=known)
+
+
+def trained(chosen: list[methods.Method]) -> list[str]:
+    """The methods to train with the VAE."""
+    return [method.name for method in chosen if method.joint]
+
+
+def rungs(chosen: list[methods.Method]) -> list[str]:
+    """What is fitted on the frozen N(0, I) models: the usual ladder, and whatever else was asked for."""
+    asked = [method.name for method in chosen if method.post_hoc and method.name not in methods.LADDER]
+    return [*methods.LADDER, *asked]
 
 
 def parsed(options: Options) -> list[methods.Method]:
@@ -271,7 +281,7 @@ def parsed(options: Options) -> list[methods.Method]:
 def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str, float]:
     """Seconds a training step takes on this machine, for each method (median of a few, after one warm-up)."""
     batch_size = min(plan.settings["recipe"]["batch_size"], len(data.x))
-    batch = Batch(data.x[:batch_size].to(torch.float32))
+    batch = Batch(data.x[:batch_size].to(torch.float32), index=torch.arange(batch_size))
     seconds = {}
     for name in plan.methods:
         with isolated_rng(0):
@@ -279,6 +289,7 @@ def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str,
             vae = build_vae(plan.settings, name, data)
             objective = method.objective(plan.max_steps)
             objective.n_train = len(data.x)
+            vae.prior.bind(vae, Batch(data.x.to(torch.float32)))
             parameters = list(vae.parameters())
             optimiser = make_optimiser(parameters, None, Recipe(learning_rate=1e-4))
             times = []

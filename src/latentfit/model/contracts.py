@@ -42,7 +42,7 @@ class Prior(Component, nn.Module, ABC):
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
     `density`, `training_log_prob`, `fit`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
-    `unit_log_prob` and `network_calls`.
+    `unit_log_prob`, `n_stored` and `network_calls`.
     """
 
     event_shape: torch.Size
@@ -123,8 +123,14 @@ class Prior(Component, nn.Module, ABC):
 
     @property
     def n_parameters(self) -> int:
-        """Number of learnable numbers."""
-        return sum(p.numel() for p in self.parameters())
+        """Numbers that data decided: learnable ones, and those stored by it or a part of it."""
+        stored = sum(part.n_stored for part in self.modules() if isinstance(part, Prior))
+        return sum(p.numel() for p in self.parameters()) + stored
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers taken from the data that are no parameters, such as exemplars; 0 by default."""
+        return 0
 
 
 class PriorDistribution(torch.distributions.Distribution):

@@ -76,6 +76,10 @@ class ExemplarPrior(Prior):
         self._followed: tuple[VAEModule, Batch] | None = None
         self._stale = False
 
+    @property
+    def n_stored(self) -> int:
+        return 0 if self.means is None else self.means.numel()
+
     def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
         """Take the training rows as exemplars, and the encoder that gives their means.
 
