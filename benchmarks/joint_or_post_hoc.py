@@ -125,7 +125,7 @@ class Study:
             "seconds": seconds,
         }
         if self.a.k:
-            proposal = fit_proposal(vae, Batch(binarise_once(self.rows["train"][:5_000], random_state=1)))
+            proposal = fit_proposal(vae, Batch(binarise_once(self.rows["train"][:5_000].cpu(), random_state=1)))
             scored = log_likelihood(vae, self.test[: self.a.scored], n_importance_samples=self.a.k, proposal=proposal)
             facts |= {"log_px": scored.estimate.value, "unreliable": scored.unreliable}
         saving.write_atomic(path, json.dumps(facts, indent=1))
@@ -218,6 +218,7 @@ def main() -> None:
         "validation": binarise_once(x[~is_test][50_000:], random_state=0),
         "test": binarise_once(x[is_test], random_state=0),
     }
+    rows = {name: part.to(arguments.device) for name, part in rows.items()}
     done = []
     for seed in range(arguments.seeds):
         try:

@@ -138,9 +138,10 @@ class Retrofit:
                     "kept": row.kept,
                 }
             )
-        for arm in [] if self.finetuned is None else self.finetuned.arms[1:]:
-            gap = {"gap": arm.gain.value, "gap_se": arm.gain.std_error, "fit_seconds": arm.seconds}
-            table.append({"prior": arm.name, **gap, "active_units": arm.active, "kept": self.finetuned.won is arm})
+        if self.finetuned is not None:
+            for arm in self.finetuned.arms[1:]:
+                gap = {"gap": arm.gain.value, "gap_se": arm.gain.std_error, "fit_seconds": arm.seconds}
+                table.append({"prior": arm.name, **gap, "active_units": arm.active, "kept": self.finetuned.won is arm})
         return pd.DataFrame(table)
 
     def summary(self, lang: str | None = None) -> str:
