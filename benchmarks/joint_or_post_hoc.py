@@ -202,11 +202,14 @@ def main() -> None:
     parser.add_argument("--priors", nargs="+", choices=list(PRIORS), default=list(PRIORS))
     parser.add_argument("--k", type=int, default=0, help="importance samples for log p(x); 0: the ELBO alone")
     parser.add_argument("--scored", type=int, default=500)
+    parser.add_argument("--kl-start", type=float, default=finetuning.KL_START, help="of fine-tuning")
+    parser.add_argument("--kl-share", type=float, default=finetuning.KL_SHARE, help="of the steps, until it is 1")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results, checkpoints in runs/")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds, then stop; rerun to go on")
     arguments = parser.parse_args()
+    finetuning.KL_START, finetuning.KL_SHARE = arguments.kl_start, arguments.kl_share
     store = RESULTS if arguments.out is None else arguments.out
     arguments.out = Path("runs/joint-or-post-hoc") if arguments.out is None else arguments.out
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -230,6 +233,7 @@ def main() -> None:
         facts = {
             "protocol": f"{arguments.rows} images, gated MLP 2 x {arguments.hidden}, {LATENTS} latents, "
             f"{arguments.steps} steps of 200; fine-tuning and control {arguments.steps // 3}",
+            "kl_of_fine_tuning": [arguments.kl_start, arguments.kl_share],
             "device": arguments.device,
             "seeds": len(done),
             "torch": torch.__version__,

@@ -53,8 +53,8 @@ class TwoStagePrior(SecondModel):
         context_features: width of a context (..., C) that both networks read; with 0 a context is not used.
         active: the units the second stage acts on, found by `fit`; None for all (see `SecondModel`).
 
-    Warning: r is a Gaussian without correlations, so p leans to shapes whose u such a Gaussian can follow: strongly bent
-    codes come out some per cent too narrow (a bent Gaussian in 2 dimensions by 3 to 11 %, MNIST's by 0 to 5 %).
+    Warning: r is a Gaussian without correlations, so p leans to shapes whose u such a Gaussian can follow: strongly
+    bent codes come out some per cent too narrow (a bent Gaussian in 2 dimensions by 3 to 11 %, MNIST's by 0 to 5 %).
 
     Source: Dai & Wipf (2019), arXiv:1903.05789; pseudo-marginal weights Andrieu & Roberts (2009), Annals of
     Statistics 37.
