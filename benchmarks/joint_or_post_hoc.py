@@ -125,7 +125,7 @@ class Study:
             "seconds": seconds,
         }
         if self.a.k:
-            proposal = fit_proposal(vae, Batch(binarise_once(self.rows["train"][:5_000], random_state=1)))
+            proposal = fit_proposal(vae, Batch(binarise_once(self.rows["train"][:5_000].cpu(), random_state=1)))
             scored = log_likelihood(vae, self.test[: self.a.scored], n_importance_samples=self.a.k, proposal=proposal)
             facts |= {"log_px": scored.estimate.value, "unreliable": scored.unreliable}
         saving.write_atomic(path, json.dumps(facts, indent=1))
@@ -202,11 +202,14 @@ def main() -> None:
     parser.add_argument("--priors", nargs="+", choices=list(PRIORS), default=list(PRIORS))
     parser.add_argument("--k", type=int, default=0, help="importance samples for log p(x); 0: the ELBO alone")
     parser.add_argument("--scored", type=int, default=500)
+    parser.add_argument("--kl-start", type=float, default=finetuning.KL_START, help="of fine-tuning")
+    parser.add_argument("--kl-share", type=float, default=finetuning.KL_SHARE, help="of the steps, until it is 1")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results, checkpoints in runs/")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds, then stop; rerun to go on")
     arguments = parser.parse_args()
+    finetuning.KL_START, finetuning.KL_SHARE = arguments.kl_start, arguments.kl_share
     store = RESULTS if arguments.out is None else arguments.out
     arguments.out = Path("runs/joint-or-post-hoc") if arguments.out is None else arguments.out
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -218,6 +221,7 @@ def main() -> None:
         "validation": binarise_once(x[~is_test][50_000:], random_state=0),
         "test": binarise_once(x[is_test], random_state=0),
     }
+    rows = {name: part.to(arguments.device) for name, part in rows.items()}
     done = []
     for seed in range(arguments.seeds):
         try:
@@ -229,6 +233,7 @@ def main() -> None:
         facts = {
             "protocol": f"{arguments.rows} images, gated MLP 2 x {arguments.hidden}, {LATENTS} latents, "
             f"{arguments.steps} steps of 200; fine-tuning and control {arguments.steps // 3}",
+            "kl_of_fine_tuning": [arguments.kl_start, arguments.kl_share],
             "device": arguments.device,
             "seeds": len(done),
             "torch": torch.__version__,

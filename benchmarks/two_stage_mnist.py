@@ -1,7 +1,7 @@
 """Two stages on MNIST with a learned variance: what they win, in samples, over N(0, I), and beside pythae's sampler.
 
     python benchmarks/two_stage_mnist.py                                  # resumable; run it again to go on
-    pip install --no-deps --target /tmp/pythae pythae==0.1.2 ...          # with what it imports, apart from this package
+    pip install --target /tmp/pythae --no-deps pythae==0.1.2 ...        # and what it imports, apart from this package
     python benchmarks/two_stage_mnist.py --pythae /tmp/pythae
 
 The first stage is a VAE with one learned sigma on grey images, 64 latents (Dai & Wipf 2019: kappa = 64). Samples are

@@ -49,7 +49,7 @@ class SkipMLP(Network):
         for layer in (self.skip, *self.mlp.layers):
             if isinstance(layer, Linear):
                 layer.reset_parameters()
-        nn.init.zeros_(self.mlp.layers[-1].weight)
+        nn.init.zeros_(self.mlp.layers[-1].weight)  # type: ignore[arg-type]  # a Linear's
 
     def rows(self, x: Tensor) -> Tensor:
         return self.skip(x[:, : self.in_features]) + self.mlp.rows(x)

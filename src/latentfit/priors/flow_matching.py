@@ -12,11 +12,10 @@ from torch import Generator, Tensor
 
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
-from latentfit.flows.whitening import Whitening
-from latentfit.model.contracts import Density, Prior, Shape, as_shape
+from latentfit.model.contracts import Density, Shape, as_shape
 from latentfit.priors.ode import Solver, State, integrate, integrate_adaptive
 from latentfit.priors.rows import code_rows
-from latentfit.priors.second_model import WhitenedCodes, rows_with_context, ticks
+from latentfit.priors.second_model import SecondModel, ticks
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.priors.velocity import Velocity, VelocityConv, VelocityMLP
 from latentfit.training import isolated_rng, minimise
@@ -27,11 +26,9 @@ if TYPE_CHECKING:
 QUARTER = math.pi / 2
 #: nats that halving the steps may change log p by, in nine of ten held-out codes; steps tried; codes looked at
 TOLERANCE, FEWEST_STEPS, MOST_STEPS, JUDGED = 0.01, 8, 128, 128
-#: above this many dimensions the whitening uses variances alone
-FULL_WHITENING_UP_TO = 512
 
 
-class FlowMatchingPrior(Prior):
+class FlowMatchingPrior(SecondModel):
     r"""p(z) of dy/dt = F(y, t) from y(0) = u ~ N(0, I) to y(pi/2) = z, whitened: log p(z) = log N(u) - int div F dt.
 
         F = argmin E |F(cos t u + sin t z, t) - (cos t z - sin t u)|^2,   t ~ U(0, pi/2), z ~ q(z), u ~ N(0, I)
@@ -49,6 +46,7 @@ class FlowMatchingPrior(Prior):
             channels.
         context_features: width of a context (..., C) that F reads; with 0 a context is not used.
         solver: "rk4", "heun" or "euler".
+        active: the units the flow acts on, found by `fit` for flat latents; None for all (see `SecondModel`).
 
     Source: Lipman et al. (2023), arXiv:2210.02747; Liu et al. (2023), arXiv:2209.03003; the circle Albergo &
     Vanden-Eijnden (2023), arXiv:2209.15571.
@@ -71,25 +69,28 @@ class FlowMatchingPrior(Prior):
         hidden_features: int | None = None,
         context_features: int = 0,
         solver: Solver = "rk4",
+        active: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(latent_dim)
-        dim = self.event_shape.numel()
-        self.spatial = len(self.event_shape) == 3 and self.event_shape[1:].numel() > 1
+        shape = as_shape(latent_dim)
+        self.spatial = len(shape) == 3 and math.prod(shape[1:]) > 1
         if self.spatial and context_features:
             raise InputError("flow_matching: a context goes with flat latents, not with spatial ones.")
         if hidden_features is not None and hidden_features < 1:
             raise InputError(f"flow_matching: hidden_features must be at least 1, got {hidden_features}.")
-        self.context_features, self.solver = context_features, solver
+        self.solver, self.hidden_features = solver, hidden_features
         # a full whitening would mix the pixels that convolutions tell apart
-        self.whitening = Whitening(dim, full=dim <= FULL_WHITENING_UP_TO and not self.spatial)
-        self.velocity: Velocity = (
-            VelocityConv(self.event_shape, hidden_features or 32)
-            if self.spatial
-            else VelocityMLP(dim, hidden_features or max(128, min(512, 16 * dim)), context_features)
-        )
-        self.base = StandardNormalPrior(self.event_shape if self.spatial else dim)
+        super().__init__(latent_dim, context_features, active, full=not self.spatial)
         self.register_buffer("steps", torch.tensor(FEWEST_STEPS))
         self.register_buffer("step_error", torch.tensor(0.0))  # nats; found by `fit`
+
+    def _build(self, dim: int) -> None:
+        width = self.hidden_features
+        self.velocity: Velocity = (
+            VelocityConv(self.event_shape, width or 32)
+            if self.spatial
+            else VelocityMLP(dim, width or max(128, min(512, 16 * dim)), self.context_features)
+        )
+        self.base = StandardNormalPrior(self.event_shape if self.spatial else dim)
 
     @property
     def density(self) -> Density:  # type: ignore[override]
@@ -102,7 +103,7 @@ class FlowMatchingPrior(Prior):
         return {"euler": 1, "heun": 2, "rk4": 4}[self.solver] * int(self.steps)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        rows, log_det = self.whitening(z.flatten(-len(self.event_shape)))
+        rows, log_det = self._inside(z)
         batch = self._batch(rows, context)
         return self._log_prob(batch, int(self.steps)).view(rows.shape[:-1]) + log_det
 
@@ -130,7 +131,7 @@ class FlowMatchingPrior(Prior):
             (y,) = integrate(field, (batch.x,), 0.0, QUARTER, n_steps or int(self.steps), self.solver)
         else:
             (y,), _ = integrate_adaptive(field, (batch.x,), 0.0, QUARTER, tolerance)
-        return self.whitening.inverse(y.flatten(1))[0].reshape(*shape, *self.event_shape)
+        return self._outside(y.flatten(1), shape, generator)
 
     def fit(
         self,
@@ -153,7 +154,7 @@ class FlowMatchingPrior(Prior):
             ReliabilityWarning: 128 steps leave an error above 0.01 nat, so that the density is only approximate.
         """
         rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
-        codes = WhitenedCodes.of(rows, self.whitening, max_steps, random_state)
+        codes = self._codes(rows, max_steps, random_state)
         device = self.whitening.mean.device
         with isolated_rng(random_state, device):
             self.velocity.reset_parameters()
@@ -226,12 +227,7 @@ class FlowMatchingPrior(Prior):
             )
 
     def _batch(self, rows: Tensor, context: Tensor | None) -> Batch:
-        """Flat rows (..., D) as the field takes them, (R, *event), and their contexts."""
+        """Flat rows (..., d) as the field takes them, (R, *event), and their contexts."""
         if self.spatial:
             return Batch(rows.reshape(-1, *self.event_shape))
-        if not self.context_features:
-            return rows_with_context(rows, None, 1)
-        if context is None or context.shape[-1] != self.context_features:
-            got = "none" if context is None else tuple(context.shape)
-            raise InputError(f"This prior needs a context (..., {self.context_features}), got {got}.")
-        return rows_with_context(rows, context, 1)
+        return super()._batch(rows, context)

@@ -116,7 +116,7 @@ class VelocityConv(Velocity):
 
     def reset_parameters(self) -> None:
         for layer in (self.first, *self.blocks, self.last, self.time):
-            layer.reset_parameters()  # type: ignore[operator]
+            layer.reset_parameters()
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 

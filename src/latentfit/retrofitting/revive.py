@@ -123,7 +123,7 @@ def _recorded(network: nn.Module) -> Iterator[list[tuple[Any, Tensor, Tensor]]]:
     def hook(layer: nn.Module, given: Any, out: Any) -> None:
         calls.append((layer, given[0], out))
 
-    linear = [m for m in network.modules() if getattr(m, "weight", None) is not None and m.weight.dim() == 2]  # type: ignore[union-attr,operator]
+    linear = [m for m in network.modules() if isinstance(w := getattr(m, "weight", None), Tensor) and w.dim() == 2]
     handles = [m.register_forward_hook(hook) for m in linear]
     try:
         yield calls
