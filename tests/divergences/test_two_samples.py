@@ -56,6 +56,7 @@ def test_the_classifier_holds_its_level_and_sees_a_bend():
     assert sum(test.p_value <= 0.05 for test in nulls) <= 10
     inside = [low <= test.statistic <= high for test in nulls for low, high in [test.null_interval]]
     assert np.mean(inside) > 0.85
+    assert all(0.05 < high - low < 0.6 for low, high in (test.null_interval for test in nulls))  # 100 rows: 0.2
     ring = torch.nn.functional.normalize(normal(600, 2, 0), dim=1) * math.sqrt(2)
     found = classifier_test(ring, normal(600, 2, 1), max_steps=300)
     assert found.statistic > 0.8

@@ -65,7 +65,7 @@ def classifier_test(
     accuracy = 0.5 * (called_a[0] / n + 1 - called_a[1] / m)
     # of n + m rows c are called a; under the null those of them that are a's are hypergeometric
     called = int(sum(called_a))
-    spread = math.sqrt(called * (n + m - called) / (n * m * (n + m - 1)) * (n + m) / 4)
+    spread = 0.5 * math.sqrt(called * (n + m - called) / (n * m * (n + m - 1)))
     return TwoSampleTest(
         accuracy, _upper_tail(int(called_a[0]), called, n, m), (0.5 - 1.96 * spread, 0.5 + 1.96 * spread)
     )
