@@ -154,6 +154,7 @@ def test_a_large_spatial_latent_is_shown_and_never_ranked():
         require_density(vae)
 
 
+@pytest.mark.slow
 def test_a_context_moves_the_samples():
     generator = torch.Generator().manual_seed(3)
     context = 2.0 * torch.randint(2, (2_000, 1), generator=generator) - 1

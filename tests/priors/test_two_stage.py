@@ -34,15 +34,15 @@ def banana(n, seed):
 def prior():
     mean, std, _ = banana(3_000, 0)
     torch.manual_seed(0)
-    return priors.create("two_stage", latent_dim=2, hidden_features=(64, 64)).fit(mean, std=std, max_steps=800)
+    return priors.create("two_stage", latent_dim=2, hidden_features=(64, 64)).fit(mean, std=std, max_steps=600)
 
 
 @torch.no_grad()
 def exact_log_prob(prior, z):
     """log p(z) by quadrature over u: z (R, 2) -> (R,)."""
-    line = torch.linspace(-5, 5, 161)
+    line = torch.linspace(-5, 5, 81)
     u = torch.cartesian_prod(line, line)
-    log_pu = -0.5 * u.square().sum(-1) - LOG_2PI + 2 * math.log(10 / 160)
+    log_pu = -0.5 * u.square().sum(-1) - LOG_2PI + 2 * math.log(10 / 80)
     centre = prior.second.decode(u)
     rows, log_det = prior.whitening(z)
     log_gamma = prior.second.likelihood.log_prob(torch.zeros(1, 2), torch.zeros(1, 2)) + LOG_2PI  # -2 log gamma
@@ -55,12 +55,12 @@ def exact_log_prob(prior, z):
 
 
 def test_the_weights_are_unbiased_for_the_density(prior):
-    """Mean weight over 4,000 draws against quadrature, within 5 of its standard errors, at 40 codes."""
+    """Mean weight over 2,000 draws against quadrature, within 5 of its standard errors, at 40 codes."""
     _, _, z = banana(40, 1)
     exact = exact_log_prob(prior, z)
     with torch.no_grad(), torch.random.fork_rng([]):
         torch.manual_seed(0)
-        weights = torch.cat([prior.log_prob(z.expand(500, 40, 2)) for _ in range(8)]).sub(exact).exp().double()
+        weights = torch.cat([prior.log_prob(z.expand(500, 40, 2)) for _ in range(4)]).sub(exact).exp().double()
     error = weights.std(0) / math.sqrt(len(weights))
     assert ((weights.mean(0) - 1).abs() < 5 * error).all()
     assert error.max() < 0.2
@@ -83,7 +83,7 @@ def test_the_bound_is_below_and_more_draws_are_tighter(prior):
 def test_it_beats_one_gaussian(prior):
     mean, std, _ = banana(3_000, 0)
     gaussian = priors.create("learned_gaussian", latent_dim=2).fit(mean, std=std)
-    _, _, z = banana(4_000, 3)
+    _, _, z = banana(1_500, 3)
     with torch.no_grad():
         assert exact_log_prob(prior, z).mean() > gaussian.log_prob(z).mean() + 0.1
 
@@ -112,15 +112,15 @@ def test_log_px_with_two_stages_agrees_with_quadrature(prior):
         likelihood=Normal(scale=0.5),
         latent_dim=2,
     )
-    x = decoder(prior.sample(16, generator=torch.Generator().manual_seed(5))).detach()
+    x = decoder(prior.sample(12, generator=torch.Generator().manual_seed(5))).detach()
     x = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(6))
-    line = torch.linspace(-7, 7, 101)
+    line = torch.linspace(-7, 7, 71)
     z = torch.cartesian_prod(line, line)
-    log_pz = exact_log_prob(prior, z) + 2 * math.log(14 / 100)
+    log_pz = exact_log_prob(prior, z) + 2 * math.log(14 / 70)
     with torch.no_grad():
         log_px = vae.likelihood.log_prob(x, decoder(z).unsqueeze(1))  # (grid, N)
     exact = (log_px + log_pz.unsqueeze(1)).logsumexp(0).double()
-    found = log_likelihood(vae, x, n_importance_samples=3_000, X_train=x, refinement_steps=30)
+    found = log_likelihood(vae, x, n_importance_samples=2_000, X_train=x, refinement_steps=30)
     assert found.unreliable <= 0.1
     assert abs(found.values.mean() - exact.mean().item()) < 0.02
     repeat = log_likelihood(vae, x, n_importance_samples=10, X_train=x, refinement_steps=0)
@@ -166,6 +166,7 @@ def test_a_collapsed_second_stage_is_named(monkeypatch):
         prior.fit(mean, std=torch.full_like(mean, 0.3), max_steps=1)
 
 
+@pytest.mark.slow
 def test_a_context_reaches_both_networks():
     """p(z | c) with means at 2 c: samples follow their contexts."""
     generator = torch.Generator().manual_seed(9)

@@ -124,6 +124,7 @@ def test_the_arms_are_paired_with_the_model_given(found):
     assert not torch.equal(tuned.model.prior.mean, prior.mean)  # it moved, and the one given did not
 
 
+@pytest.mark.slow
 def test_a_repeat_is_the_same(found):
     tuned, vae, _, prior = found
     again = finetune(vae, prior, Batch(rows(800, 1)), Batch(rows(400, 2)), steps=60)
