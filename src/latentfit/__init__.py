@@ -33,6 +33,7 @@ _LAZY = {
     "retrofit": "latentfit.retrofitting:retrofit",
     "save": "latentfit.estimator:save",
     "schedules": "latentfit.model.schedules",
+    "tune_beta": "latentfit.comparison.tune:tune_beta",
 }
 
 __all__ = ["__version__", *_LAZY]
