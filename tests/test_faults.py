@@ -111,7 +111,8 @@ def job(out: Path, row: str) -> Path:
 
 
 def start(place: Path, out: Path, backend: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+    found = os.pathsep.join([str(place), str(Path(saving.__file__).parents[1])])  # the patch, then this very latentfit
+    environment = {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
     environment.pop("LATENTFIT_DEBUG", None)
     return subprocess.Popen(
         [sys.executable, "-m", "latentfit", *words(out, backend)],

@@ -46,7 +46,9 @@ def compare(
         ),
     ] = "likelihood",
     max_minutes: Annotated[float | None, typer.Option(help="for the whole command; turned into steps once")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="at most 10,000 rows and a third of the steps")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="at most 10,000 rows, 1,000 scored, a third of the steps")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one a core, at most 8")] = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; runs/DATA by default")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming")] = False,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latentfit import methods, saving
-from latentfit.comparison.plan import MAX_PROPOSAL, MAX_SCORED, Job, build_vae, job_folder
+from latentfit.comparison.plan import MAX_PROPOSAL, Job, build_vae, job_folder
 from latentfit.data.prepared import PreparedData
 from latentfit.data.units import Units
 from latentfit.errors import TrainingError
@@ -42,12 +42,16 @@ PROPOSAL_STEPS, REFINEMENT_STEPS = 60, 50
 
 
 def store_data(
-    run_dir: Path, data: PreparedData, splits: Mapping[str, np.ndarray], marks: Mapping[str, Any], random_state: int
+    run_dir: Path,
+    data: PreparedData,
+    splits: Mapping[str, np.ndarray],
+    marks: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> None:
     """Write what the jobs read: the prepared rows, the transforms, the splits."""
     tensors = {"x": data.x, **{f"rows_{name}": torch.as_tensor(splits[name]) for name in SPLITS}}
     for name in ("selection", "test"):
-        tensors[f"rows_{name}"] = some(tensors[f"rows_{name}"], MAX_SCORED, random_state)
+        tensors[f"rows_{name}"] = some(tensors[f"rows_{name}"], settings["max_scored"], settings["random_state"])
     if data.source is not data.x:
         tensors["source"] = data.source
     for name, values in marks.items():  # labels and groups, as numbers

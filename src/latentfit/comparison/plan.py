@@ -27,8 +27,8 @@ from latentfit.training.updates import make_optimiser
 Goal = Literal["likelihood", "samples", "embedding"]
 GOALS = ("likelihood", "samples", "embedding")
 
-#: rows scored at most on the selection and on the test split; more sharpen little and cost much
-MAX_SCORED = 2_000
+#: rows scored at most on the selection and on the test split, and with `--quick`; more sharpen little and cost much
+MAX_SCORED, QUICK_SCORED = 2_000, 500
 #: raised when a change of the evaluation changes scores, so that old and new ones are never ranked together
 SCORING = 3
 #: rows on which proposals are fitted
@@ -54,7 +54,7 @@ class Options:
         likelihood: a name or `{"name", "args"}`.
         n_importance_samples: draws per row for log p(x).
         max_minutes: turned into steps once, here.
-        quick: at most `QUICK_ROWS` rows and a third of the steps.
+        quick: at most `QUICK_ROWS` rows, of which `QUICK_SCORED` are scored in each split, and a third of the steps.
         random_state: seeds splits, stored binarisation, training and scoring.
         device, precision: where and how training runs.
     """
@@ -238,10 +238,11 @@ def make_plan(options: Options, data: PreparedData, splits: Splits, data_fingerp
         },
         "recipe": recipe,
         "n_importance_samples": options.n_importance_samples,
+        "max_scored": QUICK_SCORED if options.quick else MAX_SCORED,
         "threads": 1,
         **versions(),
     }
-    n_scored = sum(min(MAX_SCORED, len(rows)) for rows in (splits.selection, splits.test))
+    n_scored = sum(min(settings["max_scored"], len(rows)) for rows in (splits.selection, splits.test))
     plan = Plan(settings, trained(chosen), rungs(chosen), options.n_seeds, {}, n_scored)
     plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
     if options.max_minutes is not None and options.max_steps is None:

@@ -219,6 +219,7 @@ def _quick(source: Source, options: Options) -> Source:
 
     return dataclasses.replace(
         source,
+        origin=f"{source.origin}; {QUICK_ROWS:,} of them drawn",
         x=source.x[rows],
         labels=pick(source.labels),
         groups=pick(source.groups),
@@ -270,7 +271,7 @@ def _begin(folder: Path, asked: dict[str, Any], plan: Plan, data: PreparedData, 
         raise SavedFileError(f"Cannot make the folder {folder.as_posix()}: {error.strerror}. Try --out.") from None
     rows = {name: getattr(splits, name) for name in SPLITS}
     marks = {"labels": source.labels, "groups": source.groups}
-    store_data(folder, data, rows, marks, plan.settings["random_state"])
+    store_data(folder, data, rows, marks, plan.settings)
     _note(folder, asked, plan)
 
 

@@ -324,6 +324,7 @@ SENTENCES: dict[str, str] = {
     "clause.reals.unit": "reals in [0, 1]",
     "clause.scikit": "from scikit-learn",
     "clause.testing": "{n} of them for testing",
+    "clause.drawn": "{n} of them drawn",
     "clause.binary": "0 and 1 only",
     "clause.grey": "grey values, binarised: dynamically in training, once and stored for scoring",
     "clause.bytes": "8-bit values 0..255",

@@ -324,6 +324,7 @@ SENTENCES: dict[str, str] = {
     "clause.reals.unit": "số thực trong [0, 1]",
     "clause.scikit": "từ scikit-learn",
     "clause.testing": "trong đó {n} để kiểm tra",
+    "clause.drawn": "rút ra {n} trong số đó",
     "clause.binary": "chỉ có 0 và 1",
     "clause.grey": "mức xám, nhị phân hoá: ngẫu nhiên khi học, một lần và lưu lại khi chấm",
     "clause.bytes": "giá trị 8 bit 0..255",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from latentfit.comparison.jobs import read_arrays
-from latentfit.comparison.plan import MAX_SCORED, Job, Plan, job_folder
+from latentfit.comparison.plan import Job, Plan, job_folder
 from latentfit.comparison.result import Comparison
 from latentfit.diagnosis.catalogue import clause, counted, plain, say
 from latentfit.diagnosis.findings import Finding
@@ -72,7 +72,8 @@ class Terminal:
         """Print what will be done and about how long it takes, before anything long starts."""
         from latentfit import __version__
 
-        self.plan, self._workers, self.n_selection = plan, workers, min(len(splits.selection), MAX_SCORED)
+        self.plan, self._workers = plan, workers
+        self.n_selection = min(len(splits.selection), plan.settings["max_scored"])
         recipe = plan.settings["recipe"]
         self.units = say("unit.images" if len(plan.settings["model"]["data_shape"]) > 1 else "unit.rows", self.lang)
         device = self._say(
@@ -318,9 +319,12 @@ def shorter(command: str) -> str:
 
     >>> shorter("latentfit compare mnist --methods all")
     'latentfit compare mnist --quick --fresh'
+    >>> shorter("latentfit compare mnist --quick --max-minutes 20")
+    'latentfit compare mnist --quick --max-minutes 20 --n-seeds 1 --fresh'
     """
-    words = re.sub(r" --(methods|max-minutes|max-steps)[ =]\S+| --fresh", "", command)
-    return f"{words} --max-minutes 20 --fresh" if "--quick" in words else f"{words} --quick --fresh"
+    less = next((more for more in ("--quick", "--max-minutes 20") if more.split()[0] not in command), "--n-seeds 1")
+    words = re.sub(rf" ({less.split()[0]}|--methods|--max-steps)[ =]\S+| --fresh", "", command)
+    return f"{words} {less} --fresh"
 
 
 def _gpu_is_free() -> bool:
