@@ -47,7 +47,6 @@ PRIORS = {
     "mixture, auto": lambda d: priors.create("mixture", latent_dim=d, n_components="auto"),
     "realnvp": flow,
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
-    "realnvp, LU mixing": lambda d: flow(d, mixing="lu"),
     "nsf": spline_flow,
     "nsf, mixture base": lambda d: spline_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "maf": autoregressive_flow,
