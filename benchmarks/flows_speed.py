@@ -1,7 +1,7 @@
 """What our flows cost beside zuko's, interleaved: T = 6, two layers of 128, batch 256, one thread.
 
 For 8, 40 and 128 dimensions, forward and backward of log_prob: affine coupling, spline coupling (8 bins, box 5) and
-masked autoregressive, ours as the whole prior (whitening, rotations, base). Draws of the autoregressive flow. What the
+masked autoregressive, ours as the whole prior (whitening, LU mixing, base). Draws of the autoregressive flow. What the
 default flow priors cost in a standard VAE's training step (784-300-300-40, batch 128). `--compiled` adds the couplings
 under torch.compile, which needs a C++ compiler and minutes.
 

@@ -24,13 +24,13 @@ def knots(n, bins=8, scale=1.0, dtype=torch.float64):
 
 def test_the_derivatives_are_those_of_finite_differences():
     """Of values and log slopes, to the input, bins and slopes, in both directions; the second derivatives too."""
-    arguments = [t.requires_grad_() for t in knots(24, bins=4, scale=2.0)]
+    arguments = [t.requires_grad_() for t in knots(8, bins=3, scale=2.0)]
     for inverse in (False, True):
         assert torch.autograd.gradcheck(
             lambda x, bins, slopes, inverse=inverse: rational_quadratic_spline(x, bins, slopes, BOX, SLOPE, inverse),
             arguments,
         )
-    few = [t[:6] for t in arguments]
+    few = [t[:3] for t in arguments]
     assert torch.autograd.gradgradcheck(
         lambda x, bins, slopes: rational_quadratic_spline(x, bins, slopes, BOX, SLOPE), few
     )
@@ -49,15 +49,20 @@ def test_inverse_and_slope(bins):
 
 
 def test_rises_through_its_box_and_is_the_identity_outside():
-    _, shares, slopes = knots(1, scale=3.0)
+    _, shares, slopes = (t[0] for t in knots(1, scale=3.0))
     line = torch.linspace(-7, 7, 20_001, dtype=torch.float64)
-    y, log_slope = rational_quadratic_spline(line, shares, slopes, BOX, SLOPE)
+
+    def image(x):
+        n = len(x)
+        return rational_quadratic_spline(x, shares.expand(n, -1, -1), slopes.expand(n, -1), BOX, SLOPE)
+
+    y, log_slope = image(line)
     outside = line.abs() > BOX
     assert (y.diff() > 0).all()
     assert torch.equal(y[outside], line[outside])
     assert (log_slope[outside] == 0).all()
     edge = torch.tensor([-BOX, BOX], dtype=torch.float64)
-    y, log_slope = rational_quadratic_spline(edge, shares, slopes, BOX, SLOPE)
+    y, log_slope = image(edge)
     torch.testing.assert_close(y, edge)
     torch.testing.assert_close(log_slope, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-10)
 

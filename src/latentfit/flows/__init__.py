@@ -4,7 +4,7 @@ from latentfit.flows.actnorm import ActNorm
 from latentfit.flows.autoregressive import AutoregressiveAffine, MaskedNetwork, autoregressive_flow
 from latentfit.flows.bijection import Bijection, soft_bound
 from latentfit.flows.coupling import AffineCoupling, Coupling, SplineCoupling
-from latentfit.flows.mixing import LUMixing, Permutation, Rotation, unpack_lower
+from latentfit.flows.mixing import LUMixing, Permutation, unpack_lower
 from latentfit.flows.sequence import Sequence, coupling_flow, outside_box, spline_flow
 from latentfit.flows.spline import rational_quadratic_spline
 from latentfit.flows.whitening import Whitening
@@ -18,7 +18,6 @@ __all__ = [
     "LUMixing",
     "MaskedNetwork",
     "Permutation",
-    "Rotation",
     "Sequence",
     "SplineCoupling",
     "Whitening",

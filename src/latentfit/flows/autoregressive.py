@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from latentfit.errors import InputError
 from latentfit.flows.bijection import Bijection, soft_bound
-from latentfit.flows.mixing import Permutation, Rotation
+from latentfit.flows.mixing import LUMixing
 from latentfit.flows.sequence import Sequence
 
 
@@ -194,7 +194,7 @@ def autoregressive_flow(
     context_features: int = 0,
     max_log_scale: float = 12.0,
 ) -> Sequence:
-    """[autoregressive affine, rotation] x `transforms`; two coordinates are reversed and not rotated.
+    """[autoregressive affine, LU mixing] x `transforms`, each mixing starting as a reversal of the coordinates.
 
     Args:
         features: D.
@@ -206,8 +206,7 @@ def autoregressive_flow(
     if transforms < 1:
         raise InputError(f"transforms must be at least 1, got {transforms}.")
     layers: list[Bijection] = []
-    for t in range(transforms):
+    for _ in range(transforms):
         layers.append(AutoregressiveAffine(features, hidden_features, context_features))
-        if t + 1 < transforms:
-            layers.append(Rotation(features, random_state=t) if features > 2 else Permutation(features))
+        layers.append(LUMixing(features, torch.arange(features).flip(0), max_log_scale=0.5))
     return Sequence(layers, max_log_scale)

@@ -40,6 +40,6 @@ class Bijection(nn.Module, ABC):
         """Draw the starting values anew from the global generator; nothing by default."""
 
 
-def soft_bound(x: Tensor, bound: float) -> Tensor:
+def soft_bound(x: Tensor, bound: float | Tensor) -> Tensor:
     """bound tanh(x / bound): x bent smoothly into (-bound, bound), with slope 1 at 0 and finite gradients."""
     return bound * torch.tanh(x / bound)

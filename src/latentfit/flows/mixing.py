@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from latentfit.flows.bijection import Bijection, soft_bound
 
@@ -29,17 +32,11 @@ class LUMixing(Bijection):
     """
 
     order: Tensor
-    positions: Tensor
-    start: Tensor
 
     def __init__(self, features: int, permutation: Tensor | None = None, max_log_scale: float = 2.0) -> None:
         super().__init__(features)
         self.max_log_scale = max_log_scale
-        order = torch.arange(features) if permutation is None else permutation
-        self.register_buffer("order", order)
-        positions, start = _layout(features, order.cpu())
-        self.register_buffer("positions", positions, persistent=False)
-        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("order", torch.arange(features) if permutation is None else permutation)
         n_below = features * (features - 1) // 2
         self.lower = nn.Parameter(torch.zeros(n_below))
         self.upper = nn.Parameter(torch.zeros(n_below))
@@ -51,71 +48,40 @@ class LUMixing(Bijection):
             nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        permuted_lower, upper, log_diagonal = self._triangles()
-        log_det = log_diagonal.sum().expand(z.shape[:-1])
-        return nn.functional.linear(z, permuted_lower @ upper, self.bias), log_det
+        (matrix,), (log_det,) = lu_matrices([self])
+        return F.linear(z, matrix, self.bias), log_det.expand(z.shape[:-1])
 
     def inverse(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        permuted_lower, upper, log_diagonal = self._triangles()
-        back = self.order.argsort()
-        rows = (u - self.bias).flatten(0, -2) if u.dim() > 1 else (u - self.bias)[None]
-        columns = rows[:, back].T  # (D, R)
-        lower = permuted_lower[back]
+        (lower,), (upper,), (log_det,) = _triangles([self])
+        columns = (u - self.bias)[..., self.order.argsort()].reshape(-1, self.features).T  # (D, R)
         columns = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
         columns = torch.linalg.solve_triangular(upper, columns, upper=True)
-        return columns.T.reshape(u.shape), log_diagonal.sum().expand(u.shape[:-1])
-
-    def _triangles(self) -> tuple[Tensor, Tensor, Tensor]:
-        """P L, U and log diag U, both matrices by one scatter: this runs in every training step."""
-        log_diagonal = soft_bound(self.log_diagonal, self.max_log_scale)
-        numbers = torch.cat((self.lower, self.upper, log_diagonal.exp()))
-        both = self.start.index_copy(0, self.positions, numbers).view(2, self.features, self.features)
-        return both[0], both[1], log_diagonal
+        return columns.T.reshape(u.shape), log_det.expand(u.shape[:-1])
 
 
-def _layout(features: int, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Where (lower, upper, diagonal) lie in the flattened (P L, U), and these with nothing there yet: (2 D^2,)."""
-    rows, columns = torch.tril_indices(features, features, -1)
-    back, diagonal = order.argsort(), torch.arange(features)
-    lower = back[rows] * features + columns
-    upper = (columns + features) * features + rows
-    positions = torch.cat((lower, upper, (diagonal + features) * features + diagonal))
-    return positions, torch.stack((torch.eye(features)[order], torch.zeros(features, features))).flatten()
+def lu_matrices(layers: Sequence[LUMixing]) -> tuple[Tensor, Tensor]:
+    """P L U of layers with the same features, all at once, since this runs in every step: (T, D, D), log |det| (T,)."""
+    lower, upper, log_det = _triangles(layers)
+    n, features, _ = lower.shape
+    orders = torch.cat([layer.order + t * features for t, layer in enumerate(layers)])
+    rows = torch.bmm(lower, upper).flatten(0, 1).index_select(0, orders)
+    return rows.view(n, features, features), log_det
 
 
-class Rotation(Bijection):
-    r"""u = Q z with Q a fixed orthogonal matrix, drawn once (uniformly) and saved.
-
-    Q is stored rounded, so that log |det Q| is some 1e-7 and not 0: it is kept beside it, and the inverse solves the
-    system, so that both directions agree in every dtype.
-
-    Args:
-        features: D.
-        random_state: seeds Q.
-
-    Example:
-        >>> layer = Rotation(3)
-        >>> layer(torch.ones(3))[0].square().sum()
-        tensor(3.0000)
-    """
-
-    weight: Tensor
-    log_det: Tensor
-
-    def __init__(self, features: int, random_state: int = 0) -> None:
-        super().__init__(features)
-        generator = torch.Generator().manual_seed(random_state)
-        q, r = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64))
-        # the signs of R's diagonal make Q uniform
-        self.register_buffer("weight", (q * r.diagonal().sign()).to(torch.get_default_dtype()))
-        self.register_buffer("log_det", torch.linalg.slogdet(self.weight.double())[1].to(self.weight))
-
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return z @ self.weight.T, self.log_det.expand(z.shape[:-1])
-
-    def inverse(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = torch.linalg.solve(self.weight, u.reshape(-1, self.features).T).T  # (R, D)
-        return z.reshape(u.shape), self.log_det.expand(u.shape[:-1])
+def _triangles(layers: Sequence[LUMixing]) -> tuple[Tensor, Tensor, Tensor]:
+    """L (T, D, D), U (T, D, D) and log |det| (T,), both triangles by one scatter."""
+    raw = torch.stack([layer.log_diagonal for layer in layers])  # (T, D)
+    log_diagonal = soft_bound(raw, raw.new_tensor([[layer.max_log_scale] for layer in layers]))
+    below, above = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("lower", "upper"))
+    features = raw.shape[1]
+    rows, columns = torch.tril_indices(features, features, -1, device=raw.device)
+    diagonal = torch.arange(features, device=raw.device) * (features + 1)
+    size = features * features
+    positions = torch.cat((rows * features + columns, columns * features + rows + size, diagonal + size))
+    start = torch.cat((torch.eye(features).to(raw).flatten(), raw.new_zeros(size))).expand(len(layers), -1)
+    both = start.index_copy(1, positions, torch.cat((below, above, log_diagonal.exp()), 1))
+    both = both.view(-1, 2, features, features)
+    return both[:, 0], both[:, 1], log_diagonal.sum(1)
 
 
 class Permutation(Bijection):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from latentfit.errors import InputError
 from latentfit.flows.bijection import Bijection
 from latentfit.flows.coupling import AffineCoupling, SplineCoupling
-from latentfit.flows.mixing import LUMixing, Rotation
+from latentfit.flows.mixing import LUMixing, lu_matrices
 
 
 class Sequence(Bijection):
@@ -47,11 +46,17 @@ class Sequence(Bijection):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        first, *others = self.layers
-        z, total = first(z, context)
-        for layer in others:
-            z, log_det = layer(z, context)
-            total = total + log_det
+        total = z.new_zeros(z.shape[:-1])
+        mixers = [layer for layer in self.layers if isinstance(layer, LUMixing)]
+        if mixers:
+            matrices, log_dets = lu_matrices(mixers)
+            total, given = total + log_dets.sum(), iter(matrices.unbind(0))
+        for layer in self.layers:
+            if isinstance(layer, LUMixing):
+                z = nn.functional.linear(z, next(given), layer.bias)
+            else:
+                z, log_det = layer(z, context)
+                total = total + log_det
         return z, total
 
     def inverse(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -78,12 +83,11 @@ def coupling_flow(
     hidden_features: tuple[int, ...] = (128, 128),
     context_features: int = 0,
     max_log_scale: float = 12.0,
-    mixing: Literal["rotation", "lu"] = "rotation",
 ) -> Sequence:
-    """[affine coupling, mixing] x `transforms`, the halves taking turns; starts volume preserving.
+    """[affine coupling, LU mixing] x `transforms`, the halves taking turns; starts as a permutation of z.
 
-    Fixed rotations cost one matrix product and beat learned LU factors that start as permutations
-    (`benchmarks/flows_quality.py`). They are the same in every process and for every seed.
+    The permutations shuffle which coordinates share a half. They are the same in every process and for every
+    seed.
 
     Args:
         features: D.
@@ -91,16 +95,11 @@ def coupling_flow(
         hidden_features: widths of each network's hidden layers.
         context_features: width of the context, 0 for none.
         max_log_scale: bound on the total log-scale, in nats (see `Sequence`).
-        mixing: what lets every coordinate meet every other.
     """
     layers: list[Bijection] = []
     for t in range(_at_least_one(transforms)):
         layers.append(AffineCoupling(features, hidden_features, context_features, flip=t % 2 == 1))
-        if mixing == "lu":
-            order = torch.randperm(features, generator=torch.Generator().manual_seed(t)) if features > 2 else None
-            layers.append(LUMixing(features, order, max_log_scale=0.5))
-        elif t + 1 < transforms:  # the base cannot tell what is rotated last
-            layers += _rotation(features, t)
+        layers.append(_mixing(features, t))
     return Sequence(layers, max_log_scale)
 
 
@@ -112,7 +111,7 @@ def spline_flow(
     bins: int = 8,
     box: float = 5.0,
 ) -> Sequence:
-    """[spline coupling, rotation] x `transforms`, the halves taking turns; starts volume preserving.
+    """[spline coupling, LU mixing] x `transforms`, the halves taking turns; starts as a permutation of z.
 
     Args:
         features: D.
@@ -125,8 +124,7 @@ def spline_flow(
     layers: list[Bijection] = []
     for t in range(_at_least_one(transforms)):
         layers.append(SplineCoupling(features, hidden_features, context_features, t % 2 == 1, bins, box))
-        if t + 1 < transforms:
-            layers += _rotation(features, t)
+        layers.append(_mixing(features, t))
     return Sequence(layers)
 
 
@@ -147,6 +145,7 @@ def _at_least_one(transforms: int) -> int:
     return transforms
 
 
-def _rotation(features: int, t: int) -> list[Bijection]:
-    """The t-th rotation; of two coordinates none, since halves that take turns mix all there is."""
-    return [Rotation(features, random_state=t)] if features > 2 else []
+def _mixing(features: int, t: int) -> LUMixing:
+    """The t-th mixing, with a shuffle of its own; halves that take turns need none of two coordinates."""
+    order = torch.randperm(features, generator=torch.Generator().manual_seed(t)) if features > 2 else None
+    return LUMixing(features, order, max_log_scale=0.5)

@@ -59,7 +59,7 @@ def rational_quadratic_spline(
     if not inverse:
         return _Bin.apply(x, *parts, box)
     with torch.no_grad():
-        root = _solve(x, *parts, box)
+        root = _solve(x, *parts, box=box)
     # one Newton step: it mends the root's rounding, and its gradient is that of the implicit function
     y, log_slope = _Bin.apply(root, *parts, box)
     root = root - (y - x) * (-log_slope.detach()).exp()
@@ -132,7 +132,7 @@ class _Bin(Function):
         return outer + g_theta, -g_theta - g_width, g_width, gy - g_height, g_height, g_l0, g_l1, None
 
 
-def _solve(y: Tensor, x0: Tensor, x1: Tensor, y0: Tensor, y1: Tensor, l0: Tensor, l1: Tensor, box: float) -> Tensor:
+def _solve(y: Tensor, x0: Tensor, x1: Tensor, y0: Tensor, y1: Tensor, l0: Tensor, l1: Tensor, *, box: float) -> Tensor:
     """The x of a y in its bin: the root in [0, 1] of a quadratic whose discriminant rounding may make negative."""
     width, height = x1 - x0, y1 - y0
     d0, d1, s = l0.exp(), l1.exp(), height / width

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from abc import ABC
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -39,7 +38,7 @@ CHECKED_ROWS = 2_000
 class FlowPrior(Prior, ABC):
     r"""p(z) = p_u(f(W (z - m))) |det df/dz| |det W| over the active units, N(0, 1) for every other one.
 
-    f starts as the identity up to an order or rotation of the coordinates, hence p at the base. The whitening is the
+    f starts as a permutation of the coordinates, hence p at the base. The whitening is the
     identity in joint training; `fit` sets it from the exact moments of q(z). A unit whose q(z_j given x) is N(0, 1)
     for practically all rows is independent of the others in q(z) and has exactly that law: `fit` then leaves it out
     of the flow, and the configuration says which are `active` from then on. In joint training all are.
@@ -48,7 +47,7 @@ class FlowPrior(Prior, ABC):
 
     Args:
         latent_dim: D, or a shape (flattened).
-        make_flow: features -> a flow that starts at a volume-preserving map.
+        make_flow: features -> a flow that starts as a permutation.
         base: "normal", or another prior over the active units, such as a mixture, learned with the flow.
         context_features: width of a context (..., C) that the flow uses; with 0 a context is not used.
         active: the flattened units the flow acts on; None for all.
@@ -63,7 +62,7 @@ class FlowPrior(Prior, ABC):
     def __init__(
         self,
         latent_dim: Shape,
-        make_flow: functools.partial[Sequence],
+        make_flow: Callable[[int], Sequence],
         base: Literal["normal"] | Prior,
         context_features: int,
         active: tuple[int, ...] | None,
@@ -199,18 +198,14 @@ class FlowPrior(Prior, ABC):
             return
         shape = self.event_shape if active is None else torch.Size([len(active)])
         base = registry.build("prior", {"name": self.base.name, "args": {**arguments, "latent_dim": list(shape)}})
-        self._rebuild(active, base, active=active)
-
-    def _rebuild(self, units: tuple[int, ...] | None, base: Prior, **arguments: Any) -> None:
-        """Start anew over these units; `arguments` are the configuration from then on."""
         like = self.whitening.mean
-        self._act_on(units, base)
+        self._act_on(active, base)
         self.to(like)
-        object.__setattr__(self, "_arguments", {**getattr(self, "_arguments", {}), **arguments})
+        object.__setattr__(self, "_arguments", {**getattr(self, "_arguments", {}), "active": active})
 
     @torch.no_grad()
     def _fit_base(self, seen: CodeRows, random_state: int) -> None:
-        """Start a learnable base at its own fit to what it will see: the flow still preserves volume."""
+        """Start a learnable base at its own fit to what it will see: the flow is still a permutation."""
         if self.base.n_parameters == 0:
             return
         seen = seen.to(self.whitening.mean.device, self.whitening.mean.dtype)

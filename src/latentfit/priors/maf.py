@@ -11,7 +11,7 @@ from latentfit.priors.flow import FlowPrior, hidden_widths
 
 
 class MAFPrior(FlowPrior):
-    r"""p(z) = p_u(f(z)) |det df/dz| with f = [autoregressive affine, rotation] x `transforms` after a whitening.
+    r"""p(z) = p_u(f(z)) |det df/dz| with f = [autoregressive affine, LU mixing] x `transforms` after a whitening.
 
     **Fast density, slow draws**: log p calls `transforms` networks, a draw goes through each of them column by column,
     D steps one after the other. For a density that is often asked for and rarely sampled. The total log-scale is

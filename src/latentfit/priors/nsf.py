@@ -11,7 +11,7 @@ from latentfit.priors.flow import FlowPrior, hidden_widths
 
 
 class NSFPrior(FlowPrior):
-    r"""p(z) = p_u(f(z)) |det df/dz| with f = [spline coupling, permutation] x `transforms` after a whitening.
+    r"""p(z) = p_u(f(z)) |det df/dz| with f = [spline coupling, LU mixing] x `transforms` after a whitening.
 
     Density and draws each call `transforms` networks. A spline separates modes where an affine coupling bends; it costs
     two to four times as much. Outside [-box, box], in standard deviations of q(z), it is the identity: `fit` warns
