@@ -91,7 +91,6 @@ PRIORS = {
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "two_stage": two_stage,
     "flow_matching": flow_matching,
-    "realnvp, LU mixing": lambda d: flow(d, mixing="lu"),
     "nsf": spline_flow,
     "nsf, mixture base": lambda d: spline_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "maf": autoregressive_flow,
