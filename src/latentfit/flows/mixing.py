@@ -32,11 +32,16 @@ class LUMixing(Bijection):
     """
 
     order: Tensor
+    positions: Tensor
+    start: Tensor
 
     def __init__(self, features: int, permutation: Tensor | None = None, max_log_scale: float = 2.0) -> None:
         super().__init__(features)
         self.max_log_scale = max_log_scale
         self.register_buffer("order", torch.arange(features) if permutation is None else permutation)
+        positions, start = _layout(features)
+        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("start", start, persistent=False)
         n_below = features * (features - 1) // 2
         self.lower = nn.Parameter(torch.zeros(n_below))
         self.upper = nn.Parameter(torch.zeros(n_below))
@@ -73,15 +78,19 @@ def _triangles(layers: Sequence[LUMixing]) -> tuple[Tensor, Tensor, Tensor]:
     raw = torch.stack([layer.log_diagonal for layer in layers])  # (T, D)
     log_diagonal = soft_bound(raw, raw.new_tensor([[layer.max_log_scale] for layer in layers]))
     below, above = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("lower", "upper"))
-    features = raw.shape[1]
-    rows, columns = torch.tril_indices(features, features, -1, device=raw.device)
-    diagonal = torch.arange(features, device=raw.device) * (features + 1)
+    numbers = torch.cat((below, above, log_diagonal.exp()), 1)
+    both = layers[0].start.expand(len(layers), -1).scatter(1, layers[0].positions.expand_as(numbers), numbers)
+    lower, upper = both.view(len(layers), 2, raw.shape[1], raw.shape[1]).unbind(1)
+    return lower, upper, log_diagonal.sum(1)
+
+
+def _layout(features: int) -> tuple[Tensor, Tensor]:
+    """Where (lower, upper, diagonal) go in the flattened (L, U), and these before anything is there: (2 D^2,)."""
+    rows, columns = torch.tril_indices(features, features, -1)
+    diagonal = torch.arange(features) * (features + 1)
     size = features * features
     positions = torch.cat((rows * features + columns, columns * features + rows + size, diagonal + size))
-    start = torch.cat((torch.eye(features).to(raw).flatten(), raw.new_zeros(size))).expand(len(layers), -1)
-    both = start.index_copy(1, positions, torch.cat((below, above, log_diagonal.exp()), 1))
-    both = both.view(-1, 2, features, features)
-    return both[:, 0], both[:, 1], log_diagonal.sum(1)
+    return positions, torch.cat((torch.eye(features).flatten(), torch.zeros(size)))
 
 
 class Permutation(Bijection):
