@@ -65,9 +65,9 @@ def summary(seconds: Mapping[str, list[float]], reference: str) -> dict[str, Any
     }
 
 
-def store(name: str, result: Mapping[str, Any]) -> Path:
-    """Write benchmarks/results/NAME.json: what the numbers depend on, and nothing that names the machine."""
-    path = RESULTS / f"{name}.json"
+def store(name: str, result: Mapping[str, Any], out: Path = RESULTS) -> Path:
+    """Write NAME.json to benchmarks/results or another folder: what numbers depend on, not the machine's name."""
+    path = out / f"{name}.json"
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "clock": "CPU seconds"}
     write_atomic(path, json.dumps({**facts, **result}, indent=2) + "\n")
     return path

@@ -1,6 +1,9 @@
 """Is the gain real? Twelve trained VAEs, each given a better prior without touching a weight.
 
     python benchmarks/frozen_models.py --data-dir data     # resumable: a model that is done is not done again
+    python benchmarks/frozen_models.py --data-dir data --device cuda --threads 8 --only digits --time-limit 500
+
+One file per model under `--out` (results/frozen_models), so that several processes may divide the models by `--only`.
 
 MNIST and Fashion-MNIST (5,000 training images, binarised once, gated MLP 2 x 300, 40 latents) at KL weights 0.1,
 1 and 4, and digits (16 latents, Normal) at the same weights with sigma fixed at 2 and with a learned sigma. Each is
@@ -16,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +39,7 @@ from latentfit.model import ELBO, VAEModule
 from latentfit.model.schedules import Linear
 from latentfit.training.rng import isolated_rng
 
-RESULTS = Path(__file__).parent / "results" / "frozen_models.json"
+RESULTS = Path(__file__).parent / "results" / "frozen_models"
 WEIGHTS = (0.1, 1.0, 4.0)
 STEPS = 3_000
 TRAIN, TEST = 5_000, 2_000
@@ -47,6 +52,10 @@ class Case:
     data: str
     kl_weight: float
     scale: str | float | None = None
+
+    @property
+    def file_name(self) -> str:
+        return re.sub("[^a-z0-9.]+", "-", self.name.lower()) + ".json"
 
     @property
     def name(self) -> str:
@@ -72,7 +81,7 @@ def rows(case: Case, data_dir: Path | None) -> tuple[torch.Tensor, torch.Tensor]
     return binary[:TRAIN], binary[TRAIN:]
 
 
-def train(case: Case, X: torch.Tensor) -> VAEModule:
+def train(case: Case, X: torch.Tensor, device: str) -> VAEModule:
     likelihood = {"name": "bernoulli", "args": {}}
     if case.scale is not None:
         likelihood = {"name": "normal", "args": {"scale": case.scale}}
@@ -85,13 +94,13 @@ def train(case: Case, X: torch.Tensor) -> VAEModule:
             network="mlp" if case.data == "digits" else "gated_mlp",
         )
     warmup = Linear(steps=STEPS // 10, end=case.kl_weight)
-    lf.fit(vae, X, objective=ELBO(kl_weight=warmup), max_steps=STEPS, random_state=0)
+    lf.fit(vae, X, objective=ELBO(kl_weight=warmup), max_steps=STEPS, random_state=0, device=device)
     return vae
 
 
-def measure(case: Case, data_dir: Path | None) -> dict:
+def measure(case: Case, data_dir: Path | None, device: str) -> dict:
     X, X_test = rows(case, data_dir)
-    vae = train(case, X)
+    vae = train(case, X, device)
     fix = lf.retrofit(vae, X, X_test=X_test, random_state=0)
     codes = encode_rows(vae, Batch(X_test))
     per_row = prior_gap_per_row(fix.prior, vae.prior, codes) if fix.changed else np.zeros(len(codes))
@@ -108,6 +117,8 @@ def measure(case: Case, data_dir: Path | None) -> dict:
         "kl": fix.kl.value,
         "weights_unchanged": fix.weights_unchanged,
         "seconds": round(fix.setting.seconds, 1),
+        "device": vae.device.type,
+        "torch": torch.__version__,
     }
     return facts | {"verdict": verdict(facts)}
 
@@ -116,9 +127,9 @@ def measure(case: Case, data_dir: Path | None) -> dict:
 def elbo_gain(vae: VAEModule, prior, X: torch.Tensor) -> float:
     """ELBO with the new prior minus ELBO with the old one, by the same four draws per row, nats."""
     total = 0.0
-    batch = Batch(X)
+    batch = Batch(X.to(vae.device))
     codes = encode_rows(vae, batch)
-    z = codes.sample(4, torch.Generator().manual_seed(0))
+    z = codes.sample(4, torch.Generator(device=codes.mean.device).manual_seed(0))
     log_q = torch.distributions.Normal(codes.mean, codes.std).log_prob(z).sum(-1)
     log_p = vae.log_likelihood(batch, z)
     for p, sign in ((prior, 1.0), (vae.prior, -1.0)):
@@ -132,7 +143,7 @@ def verdict(facts: dict) -> str:
         return "nothing to win"
     if low <= 0 <= high:
         return "sold although T's interval includes 0"
-    if abs(facts["gain"]["value"] - facts["elbo_gain_same_draws"]) > 1e-4:
+    if abs(facts["mean_of_rows"] - facts["elbo_gain_same_draws"]) > 1e-4:
         return "T is not the ELBO gain"
     if facts["gain"]["value"] > 0.2 and not facts["log_px_gain"]["interval"][0] > 0:
         return "T above 0.2 nats, gain of log p(x) not above 0"
@@ -143,15 +154,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--only", default="", help="cases whose name begins so")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--time-limit", type=float, default=float("inf"), metavar="SECONDS", help="begin no case that may end later"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"torch": torch.__version__, "cases": {}}
+    torch.set_num_threads(arguments.threads)
+    began, longest = time.monotonic(), 0.0
     for case in CASES:
-        if case.name in stored["cases"] or not case.name.startswith(arguments.only):
+        path = arguments.out / case.file_name
+        if path.exists() or not case.name.startswith(arguments.only):
             continue
-        stored["cases"][case.name] = measure(case, arguments.data_dir)
-        saving.write_atomic(RESULTS, json.dumps(stored, indent=1) + "\n")
-        facts = stored["cases"][case.name]
+        start = time.monotonic()
+        if start - began + longest > arguments.time_limit:
+            break
+        facts = measure(case, arguments.data_dir, arguments.device)
+        longest = max(longest, time.monotonic() - start)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        saving.write_atomic(path, json.dumps({"case": case.name, **facts}, indent=1) + "\n")
         print(f"{case.name}: {facts['kept']}, T {facts['gain']['value']:.3f}, {facts['verdict']}", flush=True)
 
 

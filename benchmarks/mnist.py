@@ -2,12 +2,13 @@
 
     python benchmarks/mnist.py --arm standard          # resumable; run it again after an interruption
     python benchmarks/mnist.py --arm all --data-dir data
+    python benchmarks/mnist.py --data fashion-mnist --arm vamp --device cuda
 
 Gated MLP 2 x 300, 40 latents, dynamic binarisation of the 50,000 training images, 10,000 validation images
 for early stopping, all 10,000 test images under one stored binarisation (seed 0), importance sampling with k
 = 5,000 through the fitted evaluation proposal, all arms with the same noise. `posthoc` fits a flow on the
-frozen `standard` model. Results go to benchmarks/results/mnist.json; checkpoints and per-image numbers to
-runs/mnist-benchmark/.
+frozen `standard` model. Fashion-MNIST is split and binarised likewise. Results go to
+benchmarks/results/mnist.json (fashion-mnist.json); checkpoints and per-image numbers to runs/mnist-benchmark/.
 """
 
 from __future__ import annotations
@@ -38,21 +39,22 @@ from latentfit.training import Recipe
 from latentfit.training.progress import show_progress
 from latentfit.training.rng import isolated_rng
 
-RESULTS = Path(__file__).parent / "results" / "mnist.json"
-IMAGES = RESULTS.with_suffix("")
+RESULTS = Path(__file__).parent / "results"
 #: stored for each image
 NUMBERS = ("log_px", "elbo")
-ARMS = ("standard", "mixture", "realnvp", "posthoc")
+ARMS = ("standard", "mixture", "vamp", "exemplar", "realnvp", "posthoc")
 PRIOR_ARGS = {
     "standard": {},
     "mixture": {"n_components": 100, "covariance": "diagonal"},
+    "vamp": {"n_components": 500},
+    "exemplar": {"n_exemplars": 25_000, "n_neighbours": 10},
     "realnvp": {"transforms": 8, "hidden_features": [128, 128]},
 }
 SLICE = 500
 
 
-def read(data_dir: Path | None) -> dict[str, torch.Tensor]:
-    source = load("mnist", data_dir)
+def read(data: str, data_dir: Path | None) -> dict[str, torch.Tensor]:
+    source = load(data, data_dir)
     x = torch.as_tensor(grey_to_unit(source.x)).flatten(1)
     test = torch.as_tensor(source.is_test)
     rest = x[~test]
@@ -63,7 +65,7 @@ def read(data_dir: Path | None) -> dict[str, torch.Tensor]:
     }
 
 
-def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, seed: int) -> dict:
+def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, seed: int, device: str) -> dict:
     method = methods.get(arm)
     with isolated_rng(seed):
         vae = methods.build(
@@ -81,6 +83,7 @@ def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, see
         ema_decay=0.9995,
         validate_every=500,
         clip_norm=200.0,
+        device=device,
     )
     with show_progress() as progress:
         result = fit(
@@ -94,7 +97,7 @@ def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, see
             run_dir=folder / "training",
             progress=progress,
         )
-    saving.save_component(vae, folder / "model", overwrite=True)
+    saving.save_component(vae.to("cpu"), folder / "model", overwrite=True)
     return {"steps": result.steps, "best_step": result.best_step, "train_seconds": result.seconds}
 
 
@@ -114,9 +117,9 @@ def post_hoc(folder: Path, base: Path, rows: dict[str, torch.Tensor], seed: int)
     return {"ladder": table, "fit_seconds": seconds}
 
 
-def score(folder: Path, rows: dict[str, torch.Tensor], k: int) -> dict:
+def score(folder: Path, rows: dict[str, torch.Tensor], k: int, device: str) -> dict:
     """log p(x) of the test images in slices, each stored, so that an interruption loses minutes at most."""
-    vae = saving.load_component(folder / "model").eval()
+    vae = saving.load_component(folder / "model", map_location=device).eval()
     proposal = fit_proposal(vae, Batch(binarise_once(rows["train"][:10_000], random_state=1)), random_state=0)
     parts = []
     for start in range(0, len(rows["test"]), SLICE):
@@ -159,51 +162,56 @@ def score(folder: Path, rows: dict[str, torch.Tensor], k: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arm", choices=[*ARMS, "all"], default="all")
+    parser.add_argument("--data", choices=["mnist", "fashion-mnist"], default="mnist")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--k", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/mnist-benchmark"))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--folder", type=Path, default=None, help="runs/DATA-benchmark unless given")
     parser.add_argument("--train-only", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    rows = read(arguments.data_dir)
+    rows = read(arguments.data, arguments.data_dir)
+    runs = arguments.folder or Path(f"runs/{arguments.data}-benchmark")
     for arm in ARMS if arguments.arm == "all" else [arguments.arm]:
-        folder = arguments.folder / f"{arm}-{arguments.seed}"
+        folder = runs / f"{arm}-{arguments.seed}"
         folder.mkdir(parents=True, exist_ok=True)
         done = folder / "fit.json"
         if not done.exists():
             if arm == "posthoc":
-                facts = post_hoc(folder, arguments.folder / f"standard-{arguments.seed}", rows, arguments.seed)
+                facts = post_hoc(folder, runs / f"standard-{arguments.seed}", rows, arguments.seed)
             else:
-                facts = train(arm, folder, rows, arguments.steps, arguments.seed)
+                facts = train(arm, folder, rows, arguments.steps, arguments.seed, arguments.device)
             saving.write_atomic(done, json.dumps(facts))
         if arguments.train_only:
             continue
-        facts = json.loads(done.read_text()) | score(folder, rows, arguments.k)
+        facts = json.loads(done.read_text()) | score(folder, rows, arguments.k, arguments.device)
         saving.write_atomic(folder / "result.json", json.dumps(facts, indent=1))
-    collect(arguments.folder, arguments.seed)
+    collect(runs, RESULTS / f"{arguments.data}.json", arguments.seed)
 
 
-def collect(folder: Path, seed: int) -> None:
+def collect(folder: Path, results: Path, seed: int) -> None:
     """Put the finished arms into the stored results, each with its difference from N(0, I).
 
     Per-image numbers are stored too (`results/mnist/`), so that an arm that is run elsewhere or later is still
     compared image by image. Where those of N(0, I) are not there, the difference is that of two means, with both of
     their errors: far too wide, as the images are the same.
     """
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"arms": {}}
-    table = stored["arms"]
-    IMAGES.mkdir(parents=True, exist_ok=True)
+    if not any((folder / f"{arm}-{seed}" / "result.json").exists() for arm in ARMS):
+        return
+    stored = json.loads(results.read_text()) if results.exists() else {"arms": {}}
+    table, images = stored["arms"], results.with_suffix("")
+    images.mkdir(parents=True, exist_ok=True)
     for arm in ARMS:
         path = folder / f"{arm}-{seed}"
         if (path / "result.json").exists():
             table[arm] = json.loads((path / "result.json").read_text())
             for number in NUMBERS:
-                np.save(IMAGES / f"{arm}-{number}.npy", np.load(path / f"{number}.npy").astype(np.float32))
+                np.save(images / f"{arm}-{number}.npy", np.load(path / f"{number}.npy").astype(np.float32))
     for arm in set(table) - {"standard"} if "standard" in table else ():
         for number in NUMBERS:
-            table[arm] |= difference(arm, number, table)
+            table[arm] |= difference(arm, number, table, images)
     facts = {
         "protocol": "gated MLP 2 x 300, 40 latents, dynamic binarisation, 50,000 / 10,000 / 10,000, "
         "stored test binarisation seed 0, batch 200, Adam one-cycle to 1e-3, EMA 0.9995, KL warm-up 10 %",
@@ -211,12 +219,12 @@ def collect(folder: Path, seed: int) -> None:
         "torch": torch.__version__,
         "arms": table,
     }
-    saving.write_atomic(RESULTS, json.dumps(facts, indent=1) + "\n")
+    saving.write_atomic(results, json.dumps(facts, indent=1) + "\n")
 
 
-def difference(arm: str, number: str, table: dict[str, dict]) -> dict[str, object]:
+def difference(arm: str, number: str, table: dict[str, dict], images: Path) -> dict[str, object]:
     """What an arm wins over N(0, I), in nats per image: paired where both have their images."""
-    pair = [IMAGES / f"{name}-{number}.npy" for name in (arm, "standard")]
+    pair = [images / f"{name}-{number}.npy" for name in (arm, "standard")]
     if all(path.exists() for path in pair):
         values, base = (np.load(path).astype(np.float64) for path in pair)
         return {f"{number}_gain": Estimate.of(values - base).to_dict(), f"{number}_gain_paired": True}

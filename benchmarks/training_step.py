@@ -5,9 +5,13 @@ The standard VAE (784-300-300-40 and its mirror, Bernoulli, batch 128, synthetic
 - `ours`: `latentfit.fit` with its defaults: averaged weights, clipping, averaged terms, metrics.jsonl, checkpoints,
   snapshots, progress;
 - `hand`: the shortest eager loop with fused Adam and the same loss;
+- `limit`: the matrix products of a step alone, forward and backward, into memory that is there already: no eager
+  float32 step on these kernels is faster;
 - `lightning`: Lightning's Trainer with logging, where it is installed.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py
+
+Lightning wants an environment of its own, with `pip install . "lightning!=2.6.2,!=2.6.3"` (those two are malicious).
 """
 
 from __future__ import annotations
@@ -69,6 +73,32 @@ def by_hand(model: StandardVAE, x: Tensor, steps: int) -> None:
         optimiser.zero_grad(set_to_none=True)
         model.terms(batch)["loss"].backward()
         optimiser.step()
+
+
+class MatrixProducts:
+    """Every matrix product of a step: y = W x of each layer, and the gradients of its weight and of its input."""
+
+    def __init__(self, model: StandardVAE) -> None:
+        layers = [m for part in (model.encoder, model.decoder) for m in part if isinstance(m, nn.Linear)]
+        self.products: list[tuple[Tensor, Tensor, Tensor]] = []
+        for i, layer in enumerate(layers):
+            n_out, n_in = layer.weight.shape
+            x, g, weight = torch.randn(BATCH, n_in), torch.randn(BATCH, n_out), layer.weight.detach()
+            self.products.append((x, weight.T, torch.empty(BATCH, n_out)))
+            self.products.append((g.T, x, torch.empty(n_out, n_in)))
+            if i:  # the data need no gradient
+                self.products.append((g, weight, torch.empty(BATCH, n_in)))
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one step."""
+        return sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in self.products)
+
+    def __call__(self, steps: int) -> int:
+        for _ in range(steps):
+            for a, b, out in self.products:
+                torch.mm(a, b, out=out)
+        return steps
 
 
 def ours(model: StandardVAE, x: Tensor, steps: int, folder: Path) -> None:
@@ -175,8 +205,8 @@ def loop_overhead_us(steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300, help="steps per chunk")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=400, help="per chunk; spread what a call costs once")
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
     one_thread()
@@ -200,7 +230,8 @@ def main() -> None:
             lightning_arm(models["lightning"], x, options.steps)
             return options.steps
 
-        arms = {"hand": run_hand, "ours": run_ours}
+        products = MatrixProducts(base)
+        arms = {"hand": run_hand, "ours": run_ours, "limit": lambda: products(options.steps)}
         if _lightning_is_there():
             arms["lightning"] = run_lightning
         seconds = interleave(arms, rounds=options.rounds)
@@ -210,11 +241,16 @@ def main() -> None:
         "steps_per_chunk": options.steps,
         "rounds": options.rounds,
         "arms": summary(seconds, "hand"),
+        "arithmetic": {"operations": products.operations, "is": "matrix products, forward and backward"},
         "loop_overhead_us": loop_overhead_us(2000),
         "goals": {"ours": "ratio <= 1.05", "loop_overhead_us": "<= 60", "lightning": ">= 1.3 x ours"},
     }
+    if "lightning" in seconds:
+        result["lightning_over_ours"] = summary(seconds, "ours")["lightning"]["ratio"]
     for name, figures in result["arms"].items():
         print(f"{name:10} {figures['median_us']:9.1f} us a step   {figures['ratio']:.3f} x hand")
+    rate = products.operations / result["arms"]["limit"]["median_us"] / 1e3
+    print(f"limit: {products.operations / 1e6:,.0f} million operations in matrix products, {rate:.0f} a nanosecond")
     print(f"loop overhead {result['loop_overhead_us']} us a step")
     if not options.no_store:
         print(store("training_step", result).name)

@@ -45,6 +45,18 @@ shifted_gap = gap(units, loc + scale * mean_test, scale * std_test, lf.priors.as
 assert shifted_gap.interval[1] < -1
 assert not fix.model.training
 """,
+    "docs/which-prior-when.md": """
+for n in (60, 120):
+    for name in ("hierarchical", "dp_mixture"):
+        assert table[n][name].interval[1] > -0.02 and table[n][name].value > -0.02
+    assert table[n]["mixture of 10"].value < table[n]["hierarchical"].value
+assert table[1200]["dp_mixture"].interval[0] > 0.2
+""",
+    "docs/clusters-without-choosing-k.md": """
+assert found == {1: 1, 3: 3, 12: 12}
+assert prior.n_clusters >= 5 and agreement > 0.4
+assert len(pictures) == share.shape[1]
+""",
     "docs/adapters.md": "assert m.weights_sha256()",
 }
 

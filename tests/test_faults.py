@@ -28,7 +28,6 @@ TIMES = ("fit_seconds", "sample_ms")
 ROWS = {"standard", "mixture", "learned_gaussian"}
 #: one rung and rough scores, so that a run takes seconds; also in the processes that the tests start and kill
 PATCH = """
-import functools
 from latentfit import methods
 from latentfit.comparison import jobs
 
@@ -36,7 +35,7 @@ def few(*args, real=jobs.log_likelihood, **options):
     return real(*args, **{**options, "n_importance_samples": 20})
 
 methods.LADDER = ("learned_gaussian",)
-jobs.fit_proposal = functools.partial(jobs.fit_proposal, max_steps=20)
+jobs.PROPOSAL_STEPS = jobs.REFINEMENT_STEPS = 20
 jobs.log_likelihood = few
 """
 
@@ -80,8 +79,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "sitecustomize.py").write_text(PATCH, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for module, name in ((methods, "LADDER"), (jobs, "fit_proposal"), (jobs, "log_likelihood")):
-            patch.setattr(module, name, getattr(module, name))  # restored afterwards
+        patch.setattr(methods, "LADDER", methods.LADDER)  # restored afterwards
+        for name in ("PROPOSAL_STEPS", "REFINEMENT_STEPS", "log_likelihood"):
+            patch.setattr(jobs, name, getattr(jobs, name))
         exec(PATCH, {})
         yield folder
 
@@ -111,7 +111,8 @@ def job(out: Path, row: str) -> Path:
 
 
 def start(place: Path, out: Path, backend: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+    found = os.pathsep.join([str(place), str(Path(saving.__file__).parents[1])])  # the patch, then this very latentfit
+    environment = {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
     environment.pop("LATENTFIT_DEBUG", None)
     return subprocess.Popen(
         [sys.executable, "-m", "latentfit", *words(out, backend)],

@@ -37,3 +37,7 @@ class ReliabilityWarning(LatentfitWarning):
 
 class DataWarning(LatentfitWarning):
     """Something was done to the data that the user should know of."""
+
+
+class OutOfBoxWarning(ReliabilityWarning):
+    """Latents lie outside the range that a spline flow transforms."""

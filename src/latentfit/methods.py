@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from latentfit.data.transforms import Transform
-from latentfit.errors import InputError
+from latentfit.errors import CapabilityError, InputError
 from latentfit.model.objective import ELBO
 from latentfit.model.schedules import Cyclical, Linear, Schedule, Sigmoid
 from latentfit.model.vae import VAEModule
@@ -84,7 +84,19 @@ METHODS: dict[str, Method] = {
         Method("total_correlation", "regularisation", penalties=({"name": "total_correlation"},)),
         Method("learned_gaussian", "bayesian_prior", prior="learned_gaussian", post_hoc=True),
         Method("mixture", "bayesian_prior", prior="mixture", post_hoc=True),
+        Method("vamp", "bayesian_prior", prior="vamp"),
+        Method("exemplar", "bayesian_prior", prior="exemplar", post_hoc=True),
+        Method("hierarchical", "bayesian_prior", prior="hierarchical", post_hoc=True),
+        Method("dp_mixture", "bayesian_prior", prior="dp_mixture", post_hoc=True),
         Method("realnvp", "flow", prior="realnvp", post_hoc=True),
+        Method("planar", "flow", posterior="planar"),
+        Method("sylvester", "flow", posterior="sylvester"),
+        Method("iaf", "flow", posterior="iaf"),
+        Method("realnvp_posterior", "flow", posterior="realnvp_posterior"),
+        Method("two_stage", "second_model", prior="two_stage", post_hoc=True),
+        Method("flow_matching", "second_model", prior="flow_matching", joint=False, post_hoc=True),
+        Method("nsf", "flow", prior="nsf", post_hoc=True),
+        Method("maf", "flow", prior="maf", post_hoc=True),
     )
 }
 
@@ -101,11 +113,32 @@ _MEANT = {
     "vanilla": "standard",
     "gaussian": "learned_gaussian",
     "real_nvp": "realnvp",
+    "rqs": "nsf",
+    "neural_spline": "nsf",
+    "spline": "nsf",
     "anneal": "annealed",
+    "planar_flow": "planar",
+    "snf": "sylvester",
+    "householder": "sylvester",
+    "inverse_autoregressive_flow": "iaf",
+    "flow_posterior": "realnvp_posterior",
+    "vampprior": "vamp",
+    "vamp_prior": "vamp",
+    "exemplars": "exemplar",
+    "niw": "hierarchical",
+    "full_bayes": "hierarchical",
+    "dpmm": "dp_mixture",
+    "dirichlet_process": "dp_mixture",
     "beta_vae": "beta",
     "betavae": "beta",
     "freebits": "free_bits",
     "cyclic": "cyclical",
+    "twostage": "two_stage",
+    "two_stage_vae": "two_stage",
+    "second_vae": "two_stage",
+    "cfm": "flow_matching",
+    "rectified_flow": "flow_matching",
+    "diffusion": "flow_matching",
     "wae": "mmd",
     "wae_mmd": "mmd",
     "infovae": "mmd",
@@ -191,8 +224,16 @@ def build(
         likelihood: a name or `{"name", "args"}`.
         network: "mlp", "gated_mlp" or "residual_conv".
         network_args: further arguments of both networks, such as `hidden`.
+
+    Raises:
+        CapabilityError: a method that is only fitted post hoc.
     """
     method = get(method) if isinstance(method, str) else method
+    if not method.joint:
+        raise CapabilityError(
+            f"{method.name} is fitted to the codes of a trained VAE, by regression: a density of it costs some hundred "
+            f'network calls, too many for every step. Train standard, then retrofit(vae, X, priors=["{method.name}"]).'
+        )
     posterior = registry.create("posterior", method.posterior, latent_dim=latent_dim)
     p_x = registry.build("likelihood", likelihood)
     out_shape = [*data_shape, p_x.n_parameters] if p_x.n_parameters > 1 else list(data_shape)

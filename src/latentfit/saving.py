@@ -27,6 +27,8 @@ from latentfit.registry import Component, registry
 
 FORMAT_VERSION = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+#: the entry, and the component's attribute, for how it was trained; folders of 0.1 have none
+TRAINED = "trained"
 
 _KEY = "latentfit"
 #: virus scanners and indexers hold a new file on Windows for a moment
@@ -175,6 +177,8 @@ def save_component(
         "family": component.family,
         **component.config(),
     }
+    if getattr(component, TRAINED, None) is not None:
+        config[TRAINED] = getattr(component, TRAINED)
     temporary = directory.with_name(f".{directory.name[:24]}.{uuid.uuid4().hex[:8]}")
     try:
         write_atomic(temporary / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -221,6 +225,8 @@ def load_component(directory: str | Path, *, map_location: str | torch.device = 
     except RuntimeError as error:
         detail = " ".join(str(error).split(":", 1)[-1].split())[:160]
         raise SavedFileError(f"{directory / TENSORS} does not match {CONFIG} ({detail}).") from error
+    if isinstance(config.get(TRAINED), dict):
+        setattr(component, TRAINED, config[TRAINED])
     return component.to(map_location).eval()
 
 
@@ -323,6 +329,29 @@ def _read_bytes(path: str | Path) -> bytes:
         raise SavedFileError(f"{path} is missing.") from None
     except OSError as error:
         raise SavedFileError(f"Cannot read {path}: {_reason(error)}.") from error
+
+
+def weights_sha256(*modules: nn.Module, without: str = "") -> str:
+    """SHA-256 of all parameters and buffers of some modules: the same only if every byte is.
+
+    Args:
+        modules: read where they are, left as they are; none at all give "".
+        without: entries of `state_dict` that begin with it are left out.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> before = weights_sha256(net)
+        >>> _ = net.weight.data.mul_(2.0)
+        >>> weights_sha256(net) == before
+        False
+    """
+    tensors = {
+        f"{i}.{name}": value.detach().cpu()
+        for i, module in enumerate(modules)
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor) and not (without and name.startswith(without))
+    }
+    return _digest(tensors, "") if modules else ""
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

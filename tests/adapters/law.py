@@ -10,8 +10,7 @@ import numpy as np
 from latentfit.adapters import AdaptedVAE
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.gap import log_ratios
-from latentfit.evaluation.likelihood import decoder_rows
-from latentfit.evaluation.rows import evaluation_rows
+from latentfit.evaluation.rows import decoder_rows, evaluation_rows
 from latentfit.evaluation.terms import elbo_terms
 from latentfit.model.contracts import Prior
 from latentfit.priors import create

@@ -9,7 +9,7 @@ import latentfit as lf
 from latentfit.adapters import adapt, latent_scale_card
 from latentfit.evaluation.codes import encode_rows
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers", reason="needs diffusers in an environment of its own")
 pytestmark = pytest.mark.filterwarnings("default")  # a foreign package's own
 
 

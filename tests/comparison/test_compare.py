@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -93,9 +94,41 @@ def test_the_same_call_runs_nothing_twice_and_gives_the_same_table(table, folder
 
 def test_another_comparison_is_refused_and_changes_nothing(table, folder, comparison):
     before = {path: path.read_bytes() for path in folder.glob("*.json")}
-    with pytest.raises(InputError, match=r"holds another comparison \(differs in: n_seeds 2 -> 3\).*--fresh"):
-        lf.compare(table, out=folder, backend="serial", **{**SMALL, "n_seeds": 3})
+    for option, value in (("likelihood", "poisson"), ("network", "gated_mlp"), ("max_steps", 61), ("random_state", 1)):
+        with pytest.raises(
+            InputError, match=rf"holds another comparison \(differs in: .*{option} \S+ -> {value}.*--fresh"
+        ):
+            lf.compare(
+                np.abs(table).round() if option == "likelihood" else table,
+                out=folder,
+                backend="serial",
+                **{**SMALL, "n_seeds": 3, option: value},
+            )
+    with pytest.raises(InputError, match=r"differs in: data \w+ -> \w+"):
+        lf.compare(table[:-1], out=folder, backend="serial", **SMALL)
     assert {path: path.read_bytes() for path in folder.glob("*.json")} == before
+
+
+def test_other_methods_seeds_and_goals_keep_the_finished_jobs(table, tmp_path, folder, comparison, monkeypatch):
+    out = shutil.copytree(folder, tmp_path / "run")
+    held = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("jobs/*/result.json")}
+
+    def call(**changed):
+        return lf.compare(table, out=out, backend="serial", **{**SMALL, **changed})
+
+    with monkeypatch.context() as patch:
+        patch.setattr("latentfit.comparison.run.run_job", None)  # nothing may be computed
+        fewer = call(n_seeds=1, methods="standard", goal="samples")
+        assert fewer.recommendation.goal == "samples"
+        assert "mixture" not in {row.key for row in fewer.rows}
+        assert fewer.setting.n_seeds == 1
+        assert without_times(call()).equals(without_times(comparison))  # and back
+    more = call(methods="mixture,annealed")
+    ran = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("jobs/*/result.json")}
+    assert held.items() <= ran.items()
+    assert len(ran) - len(held) == 2  # annealed, two seeds
+    both = {row.key: row.log_px.value for row in more.rows}
+    assert all(both[row.key] == row.log_px.value for row in comparison.rows)
 
 
 def test_other_labels_are_another_comparison_and_groups_stay_together(table, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from latentfit import priors
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError
+from latentfit.model import VAEModule
 from latentfit.priors import as_prior
 from latentfit.registry import registry
 
@@ -21,11 +24,54 @@ def flow(dim, **arguments):
     return priors.create("realnvp", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
 
 
+def spline_flow(dim, **arguments):
+    torch.manual_seed(0)
+    return priors.create("nsf", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
+
+
+def autoregressive_flow(dim, **arguments):
+    torch.manual_seed(0)
+    return priors.create("maf", latent_dim=dim, transforms=2, hidden_features=16, **arguments)
+
+
 def zuko_flow(dim):
     import zuko
 
     torch.manual_seed(0)
     return as_prior(zuko.flows.MAF(dim, 0, transforms=2, hidden_features=(16,)))
+
+
+def two_stage(dim):
+    torch.manual_seed(0)
+    return priors.create("two_stage", latent_dim=dim, hidden_features=(16, 16), inner_draws=32)
+
+
+def vamp(dim, **arguments):
+    """Bound to an encoder of three columns."""
+    prior = priors.create("vamp", latent_dim=dim, n_components=6, **arguments)
+    numel = prior.event_shape.numel()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAEModule(nn.Linear(3, 2 * numel), nn.Linear(numel, 3), prior, likelihood="normal")
+        prior.bind(vae, Batch(torch.rand(30, 3)))
+    return prior
+
+
+def dirichlet_process(dim):
+    prior = priors.create("dp_mixture", latent_dim=dim, truncation=5)
+    prior.bind(data=Batch(torch.zeros(50, 1)))  # without rows no component has any, whatever its share
+    return prior
+
+
+def exemplars(dim):
+    prior = priors.create("exemplar", latent_dim=dim)
+    mean = torch.randn(20, *prior.event_shape, generator=torch.Generator().manual_seed(0))
+    return prior.fit(mean, std=0.5 * torch.ones_like(mean))
+
+
+def flow_matching(dim):
+    torch.manual_seed(0)
+    return priors.create("flow_matching", latent_dim=dim, hidden_features=16)
 
 
 PRIORS = {
@@ -35,8 +81,21 @@ PRIORS = {
     "mixture": lambda d: priors.create("mixture", latent_dim=d, n_components=4),
     "mixture, diagonal": lambda d: priors.create("mixture", latent_dim=d, n_components=4, covariance="diagonal"),
     "mixture, auto": lambda d: priors.create("mixture", latent_dim=d, n_components="auto"),
+    "vamp": vamp,
+    "vamp, learned weights": lambda d: vamp(d, weights="learned"),
+    "exemplar": exemplars,
+    "hierarchical": lambda d: priors.create("hierarchical", latent_dim=d),
+    "hierarchical, diagonal": lambda d: priors.create("hierarchical", latent_dim=d, covariance="diagonal"),
+    "dp_mixture": dirichlet_process,
     "realnvp": flow,
     "realnvp, mixture base": lambda d: flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
+    "two_stage": two_stage,
+    "flow_matching": flow_matching,
+    "realnvp, LU mixing": lambda d: flow(d, mixing="lu"),
+    "nsf": spline_flow,
+    "nsf, mixture base": lambda d: spline_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
+    "maf": autoregressive_flow,
+    "maf, mixture base": lambda d: autoregressive_flow(d, base=priors.create("mixture", latent_dim=d, n_components=2)),
     "defensive": lambda d: priors.create(
         "defensive",
         base=priors.create("learned_gaussian", latent_dim=d),
@@ -46,8 +105,14 @@ PRIORS = {
     "external": zuko_flow,
 }
 STORED = [name for name in PRIORS if name != "external"]
+# their density is a noisy estimate: compared by the same noise, or by its mean
+NOISY = ["two_stage"]
+# a density costs many network calls: the grid is coarser
+DEAR = [*NOISY, "flow_matching"]
 # the null model has nothing to learn
 LEARNED = [name for name in PRIORS if name != "standard"]
+# the null model has nothing to learn, and there is no encoder in codes for vamp
+LEARNED = [name for name in PRIORS if name != "standard" and not name.startswith("vamp")]
 
 
 def codes(dim, n=300):
@@ -58,23 +123,35 @@ def codes(dim, n=300):
     return mean, torch.full_like(mean, 0.4)
 
 
+@contextmanager
+def same_noise():
+    with torch.random.fork_rng([]):
+        torch.manual_seed(11)
+        yield
+
+
 def fitted(name, dim):
     mean, std = codes(dim)
+    if name.startswith("vamp"):
+        return PRIORS[name](dim)
     return PRIORS[name](dim).fit(mean, std=std, max_steps=40)
 
 
 def disturbed(prior):
-    """Away from a start at which gradients vanish by symmetry."""
+    """Away from a start at which gradients vanish by symmetry; an estimate falls apart where its parts do not fit."""
     generator = torch.Generator().manual_seed(2)
+    size = 0.1 if prior.density == "exact" else 0.02
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
     return prior
 
 
-def grid(dim):
-    """Points (R, dim) that cover all of the mass, and the volume of a cell."""
+def grid(dim, name=""):
+    """Points (R, dim) that cover all of the mass, and the volume of a cell; fewer where each costs many draws."""
     edge, n = (14.0, 8001) if dim == 1 else (9.0, 401)
+    if name in DEAR:
+        edge, n = 14.0, {1: 1201, 2: 141}[dim]
     line = torch.linspace(-edge, edge, n, dtype=torch.float64)
     return line, torch.cartesian_prod(*[line] * dim).view(-1, dim), (2 * edge / (n - 1)) ** dim
 
@@ -85,10 +162,12 @@ def grid(dim):
 def test_integrates_to_one(name, state, dim):
     prior = fitted(name, dim) if state == "fitted" else PRIORS[name](dim)
     prior = (disturbed(prior) if state == "disturbed" else prior).double()
-    _, points, cell = grid(dim)
-    with torch.no_grad():
-        total = prior.log_prob(points).exp().sum().item() * cell
-    assert total == pytest.approx(1.0, abs=1e-3)
+    _, points, cell = grid(dim, name)
+    with torch.no_grad(), same_noise():
+        totals = [prior.log_prob(points).exp().sum().item() * cell for _ in range(8 if name in NOISY else 1)]
+    error = statistics.stdev(totals) / math.sqrt(len(totals)) if name in NOISY else 0.0
+    assert statistics.mean(totals) == pytest.approx(1.0, abs=1e-3 + 4 * error)
+    assert error < 5e-3
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -97,8 +176,8 @@ def test_samples_agree_with_the_density(name, dim):
     """Kolmogorov-Smirnov on each marginal (false alarms 1e-5), the entropy within 5 standard errors."""
     n = 4000
     prior = fitted(name, dim).double()
-    line, points, cell = grid(dim)
-    with torch.no_grad():
+    line, points, cell = grid(dim, name)
+    with torch.no_grad(), same_noise():
         z = prior.sample(n, generator=torch.Generator().manual_seed(3))
         log_p = prior.log_prob(points)
         own = prior.log_prob(z)
@@ -121,7 +200,7 @@ def test_gradient_reaches_every_parameter(name):
     prior = disturbed(PRIORS[name](3))
     z = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(4), requires_grad=True)
     log_p = prior.training_log_prob(z, Batch(torch.zeros(7, 1)))
-    log_p.sum().backward()
+    (log_p.sum() - prior.parameter_kl()).backward()  # all that the ELBO takes from a prior
     assert log_p.shape == (2, 7)
     assert torch.isfinite(z.grad).all()
     assert z.grad.abs().sum() > 0
@@ -144,7 +223,8 @@ def test_leading_shapes(name):
         together = prior.log_prob(z)
         assert prior.log_prob(z[1, 2]).shape == ()
         one_by_one = torch.stack([prior.log_prob(row) for row in z.view(-1, 3)]).view(4, 5)
-    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
+    noise = 0.5 if name in NOISY else 1e-4
+    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=noise)
     distribution = prior.as_distribution()
     assert distribution.sample((2,)).shape == (2, 3)
 
@@ -159,7 +239,8 @@ def test_float64(name):
     assert single.dtype == torch.float32
     assert double.dtype == torch.float64
     assert prior.sample(2).dtype == torch.float64
-    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+    noise = 0.5 if name in NOISY else 1e-4
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=noise)
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -173,7 +254,10 @@ def test_saved_is_what_was_trained(name):
     z = prior.sample(40, generator=torch.Generator().manual_seed(7))
     assert torch.equal(z, again.sample(40, generator=torch.Generator().manual_seed(7)))
     with torch.no_grad():
-        assert torch.equal(prior.log_prob(z), again.log_prob(z))
+        with same_noise():
+            first = prior.log_prob(z)
+        with same_noise():
+            assert torch.equal(first, again.log_prob(z))
     assert again.config() == prior.config()
 
 
@@ -200,7 +284,7 @@ def test_a_fit_is_repeatable_and_touches_no_global_generator(name):
     for prior in (first, second):
         prior.fit(mean, std=std, max_steps=10, random_state=3)
         assert torch.equal(before, torch.get_rng_state())
-        with torch.no_grad():
+        with torch.no_grad(), same_noise():
             scores.append(prior.log_prob(z))
     assert torch.equal(*scores)
 
@@ -231,7 +315,8 @@ def test_fit_takes_one_spread_of_the_right_shape(name):
 def test_spatial_latents(name):
     prior = PRIORS[name]((2, 3, 1))
     mean, std = (t.view(-1, 2, 3, 1) for t in codes(6))
-    prior.fit(mean, std=std, max_steps=5)
+    if name in LEARNED:
+        prior.fit(mean, std=std, max_steps=5)
     z = prior.sample((4, 2))
     assert z.shape == (4, 2, 2, 3, 1)
     assert prior.log_prob(z).shape == (4, 2)
@@ -265,7 +350,7 @@ def test_analytic_kl_is_the_monte_carlo_kl(name):
     assert ((terms.mean(0) - closed).abs() < 4 * error).all()
 
 
-@pytest.mark.parametrize("name", ["mixture", "realnvp", "learned_gaussian"])
+@pytest.mark.parametrize("name", ["mixture", "realnvp", "nsf", "maf", "learned_gaussian", "two_stage", "flow_matching"])
 def test_joint_training_starts_next_to_the_standard_normal(name):
     prior = PRIORS[name](5)
     z = torch.randn(2000, 5, generator=torch.Generator().manual_seed(10))

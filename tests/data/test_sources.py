@@ -402,7 +402,15 @@ BAD = {
     ),
     "missing values": (
         lambda d: write(d / "a.csv", "a,b\n1,2\n1,\n3,4\n"),
-        "column 'b' has 0.33 of its values missing, first in row 1",
+        r"column 'b' has 1 of its 3 values missing, first in row 1 \(from 0\)",
+    ),
+    "a slip among numbers": (
+        lambda d: write(d / "a.csv", "a,b\n1,2\n1,oops\n3,4\n"),
+        r"column 'b' has 'oops' in row 1 \(from 0\), which is no number, and 1 such of 3 in all",
+    ),
+    "decimal commas": (
+        lambda d: write(d / "a.csv", "a;b\n1;2,5\n3;4\n"),
+        r"column 'b' has '2,5' in row 0 \(from 0\): write decimals with points",
     ),
     "latin-1 csv": (lambda d: _bytes(d / "a.csv", "a,b\né,1\n".encode("latin-1")), "a.csv is not utf-8 text"),
     "truncated csv.gz": (

@@ -223,3 +223,11 @@ def test_plain_text_is_ascii_in_english():
             assert plain(say(key, **{name: values[name] for name in parameters(key)})).isascii(), key
     for key in [*keys("terminal."), *keys("column.")]:
         assert plain(catalogue.LANGUAGES["en"][key]).isascii(), key
+
+
+@pytest.mark.parametrize("lang", ["en", "vi"])
+def test_a_training_of_ours_is_judged_by_its_own_curve(lang):
+    rising = verdicts.training_finding(1.0, None, False, steps=1_000, late_gain=2.04)
+    assert "2 nat" in finding_sentence(rising, lang)
+    assert "200" in finding_sentence(rising, lang)
+    assert "1,000" in finding_sentence(verdicts.training_finding(1.0, None, None, steps=1_000), lang)

@@ -95,13 +95,16 @@ def test_a_wrong_sigma_is_named_first_and_its_cost_is_the_closed_form():
     assert dx.budget.largest == "decoder"
 
 
-def test_a_displaced_prior_is_named_first_and_costs_what_it_is_displaced_by():
-    vae = sound()
-    prior = LearnedGaussianPrior(2)
+def displaced():
+    """The sound model under N(2, I)."""
+    vae, prior = sound(), LearnedGaussianPrior(2)
     draws = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)) + 2.0
-    prior.fit(draws, std=torch.full_like(draws, 1e-3))
-    vae.prior = prior
-    dx = lf.diagnose(vae, rows(600, 1), X_train=rows(800, 2), **QUICK)
+    vae.prior = prior.fit(draws, std=torch.full_like(draws, 1e-3))
+    return vae
+
+
+def test_a_displaced_prior_is_named_first_and_costs_what_it_is_displaced_by():
+    dx = lf.diagnose(displaced(), rows(600, 1), X_train=rows(800, 2), **QUICK)
     assert dx.first.code == "LF-PRIOR-01"
     assert dx.prior_gap.value == pytest.approx(4.0, abs=4 * dx.prior_gap.std_error + 0.2)  # 2 units by 2^2 / 2
     assert dx.holes.share.value > 0.05
@@ -223,3 +226,23 @@ def with_prior(vae, prior):
     changed = copy.deepcopy(vae)
     changed.prior = prior
     return changed
+
+
+def test_pictures_are_of_the_test_rows_and_of_the_chosen_prior():
+    labels = np.repeat(["a", "b"], 150)
+    dx = lf.diagnose(displaced(), rows(300, 1), X_train=rows(400, 2), labels=labels, **QUICK)
+    drawn = dx.pictures
+    assert drawn.null_samples.shape == drawn.new_samples.shape == (36, 8)
+    assert np.allclose(drawn.originals, rows(300, 1)[:36])
+    assert drawn.map_codes.shape == (300, 2)
+    assert list(drawn.map_labels) == list(labels)
+    assert (drawn.hole_null < drawn.hole_line).mean() == pytest.approx(float(dx.holes.share))
+    assert len(drawn.unit_kl) == 2
+
+
+def test_codes_without_a_decoder_have_a_map_and_no_samples():
+    z = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    model = lf.adapt(encode=lambda x: (x, torch.full_like(x, -4.0)), example=z, spread="logvar")
+    drawn = lf.diagnose(model, z, depth="quick").pictures
+    assert not len(drawn.null_samples)
+    assert len(drawn.map_codes) == len(drawn.hole_codes)

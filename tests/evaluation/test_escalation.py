@@ -19,11 +19,17 @@ from latentfit.evaluation import (
     escalate,
     escalation,
     fit_proposal,
+    local,
     log_likelihood,
 )
 from latentfit.evaluation.escalation import MOST, TOLERANCE
 from latentfit.evaluation.rows import RowNoise
 from latentfit.priors import EmpiricalPrior, LearnedGaussianPrior, StandardNormalPrior
+
+
+def escalate_one(vae, X, **options):
+    """Of one model."""
+    return escalate([vae], X, **options)[0]
 
 
 class NoisyPrior(StandardNormalPrior):
@@ -49,7 +55,7 @@ def quick(monkeypatch):
 
 
 def test_an_easy_model_is_settled_with_few_draws(exact_vae, truth, rows):
-    scored = escalate(exact_vae(truth), rows)
+    scored = escalate_one(exact_vae(truth), rows)
     assert scored.method == "importance sampling"
     assert scored.ais is None
     assert scored.k == scored.log_likelihood.n_importance_samples < 512
@@ -59,23 +65,38 @@ def test_an_easy_model_is_settled_with_few_draws(exact_vae, truth, rows):
 
 
 def test_the_rows_are_a_random_subset_and_say_which(exact_vae, truth, rows):
-    scored = escalate(exact_vae(truth), rows, n_rows=20, random_state=5)
+    scored = escalate_one(exact_vae(truth), rows, n_rows=20, random_state=5)
     assert len(set(scored.rows)) == len(scored.rows) == 20
     assert list(scored.rows) != sorted(scored.rows)
     np.testing.assert_array_equal(scored.scored_rows, scored.rows)
     np.testing.assert_allclose(scored.values, truth.log_prob(rows[scored.rows]).numpy(), atol=0.2)
-    other = escalate(exact_vae(truth), rows, n_rows=20, random_state=6)
+    other = escalate_one(exact_vae(truth), rows, n_rows=20, random_state=6)
     assert set(other.rows) != set(scored.rows)
 
 
 def test_the_result_is_that_of_the_estimator_alone_and_repeats(exact_vae, truth, rows):
     vae = exact_vae(truth)
-    scored, again = (escalate(vae, rows, n_rows=15) for _ in range(2))
+    scored, again = (escalate_one(vae, rows, n_rows=15) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ReliabilityWarning)
         alone = log_likelihood(vae, rows[scored.rows], n_importance_samples=scored.k)
     np.testing.assert_array_equal(scored.values, alone.values)
     np.testing.assert_array_equal(scored.values, again.values)
+
+
+def test_rows_are_refined_once_whatever_the_number_of_draws(exact_vae, truth, rows, monkeypatch):
+    refined = []
+    real = local.refine
+
+    def counting(vae, batch, *rest):
+        refined.append(len(batch))
+        return real(vae, batch, *rest)
+
+    monkeypatch.setattr(local, "refine", counting)
+    monkeypatch.setattr(escalation, "TOLERANCE", 1e-12)
+    scored = escalate_one(exact_vae(truth, 0.25), rows, n_rows=20)
+    assert scored.k == MOST > escalation.FEWEST
+    assert sum(refined) == 20
 
 
 @pytest.mark.parametrize("dim", [1, 3, 16])
@@ -87,7 +108,7 @@ def test_more_draws_begin_with_the_same_noise(dim):
 
 def test_a_gate_that_fails_is_answered_by_annealing_some_of_the_same_rows(quick, exact_vae, truth, rows):
     stages: list[tuple[str, int, int]] = []
-    scored = escalate(
+    scored = escalate_one(
         exact_vae(truth, 0.25), rows, n_rows=40, n_ais_rows=25, progress=lambda *step: stages.append(step)
     )
     assert scored.method == "ais"
@@ -111,7 +132,7 @@ def test_all_models_are_scored_by_what_one_of_them_needs(quick, exact_vae, truth
     assert scored[0].k == scored[1].k
     np.testing.assert_array_equal(scored[0].rows, scored[1].rows)
     assert "every model" in scored[0].reason
-    assert escalate(easy, rows, proposal=proposals[0], n_rows=20).method == "importance sampling"
+    assert escalate_one(easy, rows, proposal=proposals[:1], n_rows=20).method == "importance sampling"
 
 
 def test_a_prior_swap_is_paired(exact_vae, truth, rows):
@@ -127,13 +148,13 @@ def test_a_prior_swap_is_paired(exact_vae, truth, rows):
 
 
 def test_a_number_of_draws_is_kept(exact_vae, truth, rows):
-    scored = escalate(exact_vae(truth), rows, n_rows=10, n_importance_samples=333)
+    scored = escalate_one(exact_vae(truth), rows, n_rows=10, n_importance_samples=333)
     assert scored.k == scored.log_likelihood.n_importance_samples == 333
 
 
 def test_time_that_is_up_ends_it_with_what_there_is(quick, exact_vae, truth, rows):
     with pytest.warns(ReliabilityWarning, match="no time for annealing"):
-        scored = escalate(exact_vae(truth, 0.25), rows, n_rows=20, max_seconds=0.0)
+        scored = escalate_one(exact_vae(truth, 0.25), rows, n_rows=20, max_seconds=0.0)
     assert scored.k == 64
     assert scored.ais is None
     assert scored.method == "importance sampling"
@@ -143,14 +164,14 @@ def test_where_the_prior_cannot_be_annealed_it_says_so(quick, exact_vae, truth, 
     vae = exact_vae(truth, 0.25)
     vae.prior = NoisyPrior(3)
     with pytest.warns(ReliabilityWarning, match="cannot be annealed"):
-        scored = escalate(vae, rows, n_rows=10)
+        scored = escalate_one(vae, rows, n_rows=10)
     assert scored.method == "importance sampling"
 
 
 def test_groups_follow_their_rows(exact_vae, truth, rows):
     groups = np.arange(60) // 2
-    scored = escalate(exact_vae(truth), rows, n_rows=30, groups=groups)
-    plain = escalate(exact_vae(truth), rows, n_rows=30)
+    scored = escalate_one(exact_vae(truth), rows, n_rows=30, groups=groups)
+    plain = escalate_one(exact_vae(truth), rows, n_rows=30)
     np.testing.assert_array_equal(scored.values, plain.values)
     assert scored.estimate == Estimate.of(scored.values, groups=groups[scored.rows])
 
@@ -183,11 +204,11 @@ def test_what_cannot_be_scored_is_refused(exact_vae, truth, rows):
     vae = exact_vae(truth)
     for bad in ({"n_importance_samples": 0}, {"n_importance_samples": "many"}, {"n_rows": 0}, {"n_ais_rows": 0}):
         with pytest.raises(InputError, match="got"):
-            escalate(vae, rows, **bad)
+            escalate_one(vae, rows, **bad)
     with pytest.raises(InputError, match="groups has shape"):
-        escalate(vae, rows, groups=np.zeros(3))
+        escalate_one(vae, rows, groups=np.zeros(3))
     with pytest.raises(InputError, match="as many proposals"):
         escalate([vae, vae], rows, proposal=[])
     vae.prior = EmpiricalPrior(3, lambda n, generator=None: torch.zeros(n, 3))
     with pytest.raises(CapabilityError, match="only samples"):
-        escalate(vae, rows)
+        escalate_one(vae, rows)

@@ -10,6 +10,7 @@ import pytest
 from latentfit.comparison.result import Comparison, Pictures, Recommendation, Row, Setting
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.pictures import Pictures as ModelPictures
 from latentfit.diagnosis.probe import Probe
 from latentfit.diagnosis.result import Diagnosis, DiagnosisSetting
 from latentfit.diagnosis.verdicts import (
@@ -240,6 +241,29 @@ def table_result(digit_result: Comparison) -> Comparison:
     return replace(digit_result, setting=table, pictures=pictures)
 
 
+def model_pictures() -> ModelPictures:
+    """What `diagnose` and `retrofit` would hand to their pages of the same digits."""
+    shown = digit_pictures()
+    return ModelPictures(
+        null_samples=shown.null_samples,
+        new_samples=shown.best_samples,
+        reconstructions=shown.reconstructions,
+        originals=shown.originals,
+        hole_samples=shown.null_samples[:3],
+        map_codes=shown.map_codes,
+        map_null=shown.map_null,
+        map_new=shown.map_best,
+        map_labels=shown.map_labels,
+        map_images=shown.map_images[:40],
+        hole_codes=shown.hole_codes,
+        hole_null=shown.hole_null,
+        hole_new=shown.hole_best,
+        hole_line=float(np.quantile(shown.hole_codes, 0.01)),
+        unit_kl=shown.unit_kl["standard"],
+        unit_std=shown.unit_std["standard"],
+    )
+
+
 def ladder() -> Ladder:
     """Four priors of growing size over N(0, I), judged on 800 rows; `realnvp` is the smallest that suffices."""
     rng = np.random.default_rng(2)
@@ -323,14 +347,7 @@ def diagnosis() -> Diagnosis:
         knn_baseline=estimate(0.70, 0.02),
         simulated_error=estimate(0.1, 0.05),
         probe=pressed,
-        pictures={
-            "null_samples": pictures.null_samples,
-            "reconstructions": pictures.reconstructions,
-            "originals": pictures.originals,
-            "map_codes": pictures.map_codes,
-            "map_null": pictures.map_null,
-            "map_labels": pictures.map_labels,
-        },
+        pictures=model_pictures(),
     )
 
 
@@ -363,8 +380,7 @@ def quiet(diagnosis: Diagnosis) -> Diagnosis:
 @pytest.fixture(scope="session")
 def fix() -> Retrofit:
     """What `retrofit` would give for that VAE: a flow is kept, a larger one wins too little, one copies."""
-    found, pictures = ladder(), digit_pictures()
-    rows = []
+    found, rows = ladder(), []
     for rung, samples, holes, failed in zip(
         found.candidates,
         (61.2, 60.4, 38.8, 34.9, 34.6),
@@ -407,19 +423,7 @@ def fix() -> Retrofit:
             "inverse_error": (False, {"codes": 3e-5, "codes_max": 1e-4, "samples": 4e-5, "samples_max": 0.02}),
         },
         sha256=("9f2c1e77ab0412345678", "9f2c1e77ab0412345678"),
-        pictures={
-            "null_samples": pictures.null_samples,
-            "new_samples": pictures.best_samples,
-            "reconstructions": pictures.reconstructions,
-            "originals": pictures.originals,
-            "map_codes": pictures.map_codes,
-            "map_null": pictures.map_null,
-            "map_new": pictures.map_best,
-            "map_labels": pictures.map_labels,
-            "hole_codes": pictures.hole_codes,
-            "hole_null": pictures.hole_null,
-            "hole_new": pictures.hole_best,
-        },
+        pictures=model_pictures(),
     )
 
 
@@ -440,5 +444,5 @@ def unchanged(fix: Retrofit) -> Retrofit:
         samples=None,
         holes=(0.01, 0.01),
         guards={},
-        pictures={},
+        pictures=ModelPictures(),
     )

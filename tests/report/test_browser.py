@@ -111,3 +111,45 @@ def test_without_script_everything_but_the_interaction_is_there(page):
         assert not driver.find_element("css selector", "#map").is_displayed()
     finally:
         driver.quit()
+
+
+@pytest.fixture(params=["diagnosis", "fix"])
+def model_page(request, browser, tmp_path) -> str:
+    """The page of a diagnosis, or of a retrofit, opened in the browser."""
+    path = request.getfixturevalue(request.param).report(tmp_path / "page.html", show_data=True)
+    browser.get(path.as_uri())
+    return path.as_uri()
+
+
+def test_the_page_of_a_model_opens_without_an_error_toggles_and_fits_a_phone(browser, model_page):
+    assert browser.get_log("browser") == []
+    name = "return document.querySelector('#map').data.at(-1).name"
+    after = browser.execute_script(name)
+    before, _ = browser.find_elements("css selector", ".toggle button")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", before)
+    before.click()
+    assert browser.execute_script(name) == "Before: N(0, I)" != after
+    holes = browser.find_elements("css selector", "#holes .examples img")
+    assert [image.size["width"] > 40 for image in holes] == [True] * 3
+    for width in (320, 390, 1280):
+        metrics = {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": width < 700}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(model_page)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_no_label_of_the_budget_runs_into_its_value(browser, diagnosis, tmp_path):
+    """On a phone, in the language whose words are longest."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    )
+    browser.get(diagnosis.report(tmp_path / "page.html", lang="vi").as_uri())
+    overlaps = browser.execute_script(
+        """const t = [...document.querySelectorAll('#error .narrow text.lab, #error .narrow text.num')]
+             .map(e => e.getBoundingClientRect());
+           return t.some((a, i) => t.some((b, j) => i < j && a.left < b.right - 1 && b.left < a.right - 1
+             && a.top < b.bottom - 3 && b.top < a.bottom - 3));"""
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert overlaps is False

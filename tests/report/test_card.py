@@ -68,3 +68,10 @@ def test_foreign_names_cannot_break_out():
     assert "<img" not in text
     assert " | " not in text
     assert text.count("```") == 4
+
+
+def test_a_prior_that_keeps_rows_says_so_wherever_it_stands():
+    prior = {"family": "prior", "name": "exemplar", "args": {}}
+    inside = {"name": "vae", "args": {"prior": {"family": "prior", "name": "defensive", "args": {"base": prior}}}}
+    assert all("## Privacy" in card(config, {}) for config in (prior, inside))
+    assert "Privacy" not in card({"name": "mixture", "args": {}}, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -32,16 +33,17 @@ def evil(dx: Diagnosis) -> Diagnosis:
         setting=setting,
         gap_by_group=groups,
         findings=[*dx.findings, worst],
-        pictures={**dx.pictures, "map_labels": labels},
+        pictures=replace(dx.pictures, map_labels=labels),
         beta_formula=EVIL,
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("lang", ["en", "vi"])
-def test_no_line_is_longer_than_a_terminal(diagnosis, quiet, lang):
+def test_no_line_is_longer_than_a_terminal(diagnosis, quiet, lang, width):
     for dx in (diagnosis, quiet):
-        lines = diagnosis_text(dx, lang).split("\n")
-        assert max(map(len, lines)) <= 80
+        lines = dx.summary(lang, width).split("\n")
+        assert max(map(len, lines)) <= width
         assert not [line for line in lines if line != line.rstrip()]
 
 
@@ -128,13 +130,38 @@ def test_the_page_has_its_sections_in_order_and_loads_nothing(diagnosis):
 
 
 def test_data_is_shown_only_when_asked(diagnosis):
-    hidden = render_diagnosis(diagnosis).split("<script")[0]
-    assert hidden.count("data:image/png") == 1
+    page = render_diagnosis(diagnosis)
+    hidden = page.split("<script")[0]
+    assert hidden.count("data:image/png") == 2 + 3  # samples of both priors, draws in a hole: nothing of the data
     assert "show_data=True turns them on" in hidden
     assert "contains 0 thumbnails" in hidden
-    shown = render_diagnosis(diagnosis, show_data=True).split("<script")[0]
-    assert shown.count("data:image/png") == 2
-    assert "contains 36 thumbnails" in shown
+    assert '"images": []' in page
+    page = render_diagnosis(diagnosis, show_data=True)
+    shown = page.split("<script")[0]
+    assert shown.count("data:image/png") == 3 + 3
+    assert "contains 76 thumbnails" in shown  # 36 reconstructions, 40 in the map
+
+
+def test_before_and_after_are_drawn_where_a_prior_is_worth_it_only(diagnosis, quiet):
+    page = render_diagnosis(diagnosis)
+    first = page.split("<script")[0]
+    assert "Drawn from the fitted prior: realnvp" in first
+    assert first.count('aria-pressed="') == 2
+    assert first.count('class="area ') == 3  # codes, draws of either prior
+    assert first.count('class="unit hollow"') == 5
+    still = replace(diagnosis, ladder=quiet.ladder)
+    first = render_diagnosis(still).split("<script")[0]
+    assert "Drawn from the fitted prior" not in first
+    assert first.count('aria-pressed="') == 0
+    assert first.count('class="area ') == 2
+
+
+def test_a_card_for_chat_lies_beside_the_page(diagnosis, quiet, tmp_path):
+    for dx in (diagnosis, quiet):
+        dx.report(tmp_path / "dx.html")
+        content = (tmp_path / "dx.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert struct.unpack(">II", content[16:24]) == (1200, 630)
 
 
 def test_a_diagnosis_of_codes_has_a_page_too(quiet, tmp_path):

@@ -26,15 +26,18 @@ def evil(fix: Retrofit) -> Retrofit:
         ladder=Ladder(rungs, fix.ladder.nothing),
         setting=replace(fix.setting, model=EVIL, likelihood=EVIL, understood=[EVIL]),
         guards={EVIL: (False, {EVIL: 1.0})},
-        pictures={**fix.pictures, "map_labels": np.array([EVIL, "b"] * 300)},
+        pictures=replace(fix.pictures, map_labels=np.array([EVIL, "b"] * 300)),
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("lang", ["en", "vi"])
-def test_no_line_is_longer_than_a_terminal(fix, unchanged, lang):
+def test_no_line_is_longer_than_a_terminal(fix, unchanged, lang, width):
     for result in (fix, unchanged):
-        lines = retrofit_text(result, lang).split("\n")
-        assert max(map(len, lines)) <= 80
+        text = result.summary(lang, width)
+        lines = text.split("\n")
+        assert max(map(len, lines)) <= width
+        assert "<-" in text
         assert not [line for line in lines if line != line.rstrip()]
 
 
@@ -81,6 +84,24 @@ def test_nothing_kept_is_nothing_to_win_without_training(unchanged):
     assert "→" not in page.split("</header>")[0]
 
 
+def test_which_rows_chose_is_said_and_a_bias_with_it(fix, unchanged):
+    def text(chose: str) -> str:
+        return " ".join(retrofit_text(replace(fix, setting=replace(fix.setting, chose=chose))).split())
+
+    assert "800 test images chose" in text("test")
+    assert "too few" not in text("test")
+    assert "800 other training images chose" in text("train")
+    assert "20,000 test images are too few to choose by and to measure by: training images chose" in text("train")
+    assert "800 chose" in " ".join(retrofit_text(unchanged).split())
+
+
+def test_codes_alone_have_no_weights_to_speak_of(fix):
+    text = " ".join(retrofit_text(replace(fix, sha256=("", ""))).split())
+    assert "no weight to change" in text
+    assert "SHA-256" not in text
+    assert "transform(X)" not in text
+
+
 def test_changed_weights_are_not_passed_over(fix):
     broken = replace(fix, sha256=("a" * 64, "b" * 64))
     text = " ".join(retrofit_text(broken).split())
@@ -108,10 +129,11 @@ def test_the_page_is_complete_without_script_and_loads_nothing(fix):
     html = render_retrofit(fix, show_data=True)
     first = html[: html.index("<script")]
     ids = re.findall(r'<section id="(\w+)"', first)
-    assert ids == ["see", "error", "gains", "leaderboard", "codes", "holes", "trust", "cost", "repeat", "glossary"]
+    sections = ["see", "error", "gains", "leaderboard", "codes", "units", "holes", "trust", "cost", "repeat"]
+    assert ids == [*sections, "glossary"]
     assert "97 % of the codes drawn from N(0, I) fall where no image was ever encoded" in first.replace("\u00a0", " ")
     assert first.count('class="tile"') == 4
-    assert first.count("data:image/png") == 3
+    assert first.count("data:image/png") == 3 + 3  # the grids, and draws in a hole
     assert not re.findall(r'(?:src|href)="(?!data:|#)', first)
     assert len(html.encode()) < 8e6
 
@@ -132,7 +154,7 @@ def test_a_failed_guard_and_a_shrunken_gain_are_warned_of(fix):
 
 def test_data_is_shown_only_when_asked(fix):
     hidden = render_retrofit(fix)
-    assert hidden.split("<script")[0].count("data:image/png") == 2
+    assert hidden.split("<script")[0].count("data:image/png") == 2 + 3
     assert "show_data=True turns them on" in hidden
     assert "contains 0 thumbnails" in hidden
 
@@ -140,7 +162,7 @@ def test_data_is_shown_only_when_asked(fix):
 def test_a_table_has_quantiles_instead_of_pictures(fix):
     rng = np.random.default_rng(0)
     names = ("null_samples", "new_samples", "reconstructions")
-    pictures = {**fix.pictures, **{name: rng.normal(size=(36, 5)) for name in names}}
+    pictures = replace(fix.pictures, **{name: rng.normal(size=(36, 5)) for name in names})
     table = replace(fix, setting=replace(fix.setting, data_shape=(5,)), pictures=pictures)
     html = render_retrofit(table).split("<script")[0]
     assert "column 5" in html
@@ -151,8 +173,11 @@ def test_a_table_has_quantiles_instead_of_pictures(fix):
 @pytest.mark.parametrize("lang", ["en", "vi"])
 def test_every_page_is_written_whole(fix, unchanged, tmp_path, lang):
     for result in (fix, unchanged):
+        assert not (tmp_path / "fix.png").exists()
         path = write_retrofit(result, tmp_path / "fix.html", lang=lang)
         html = path.read_text(encoding="utf-8")
         assert html.startswith("<!doctype html>")
+        assert (tmp_path / "fix.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "fix.png").unlink()
         assert "nan" not in re.sub(r"<[^>]+>", " ", html.split("<script")[0]).split()
     assert fix.report(path, lang=lang) == path

@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import latentfit as lf
 from latentfit.data.batch import Batch
 from latentfit.data.synthetic import LinearGaussian
+from latentfit.diagnosis.material import gather
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.gap import prior_gap_per_row
 from latentfit.priors import LearnedGaussianPrior
+from latentfit.retrofitting.rows import split
 from tests.evaluation.conftest import exact_vae
 
 TRUTH = LinearGaussian(8, 2, noise=0.5, random_state=0)
@@ -92,6 +94,32 @@ def test_one_set_of_rows_is_split_and_no_row_is_used_twice():
     assert not setting.separate
     assert setting.n_fit + setting.n_selection + setting.n_test <= 1_000
     assert fixed.gain.value > 3
+
+
+@pytest.mark.parametrize(("n_test", "chose", "n_selection"), [(600, "train", 240), (2_000, "test", 1_000)])
+def test_test_rows_choose_where_they_are_enough_and_none_both_chooses_and_measures(n_test, chose, n_selection):
+    material = gather(displaced(), rows(n_test, 2), rows(1_200, 1), what="retrofit")
+    parts = split(material, 0)
+    assert (parts.chose, len(parts.selection)) == (chose, n_selection)
+    assert not set(parts.chosen_rows) & set(parts.measured_rows)
+    assert len(parts.chosen_rows) + len(parts.measured_rows) == n_test
+    assert torch.equal(parts.test.mean, material.codes_test.mean[torch.as_tensor(parts.measured_rows)])
+    assert torch.equal(parts.measured(material).x, material.test.x[torch.as_tensor(parts.measured_rows)])
+    everyone = len(parts.fitted) + len(parts.validation) + (len(parts.selection) if chose == "train" else 0)
+    assert everyone == 1_200
+    choosing, telling = (len(parts.judged(material, choosing=flag)) for flag in (True, False))
+    assert (choosing, telling) == ((n_test, n_test) if chose == "train" else (n_selection, n_test))
+
+
+def test_pictures_show_both_priors_where_one_was_put_in_place(fix):
+    drawn = fix.pictures
+    assert drawn.null_samples.shape == drawn.new_samples.shape == drawn.reconstructions.shape == (36, 8)
+    # N(2, I) is seen to lie 2 sqrt(2) off along the worst direction, the fitted prior is not
+    assert abs(drawn.map_null[:, 0].mean() - drawn.map_codes[:, 0].mean()) > 2
+    assert abs(drawn.map_new[:, 0].mean() - drawn.map_codes[:, 0].mean()) < 0.3
+    shares = [float((values < drawn.hole_line).mean()) for values in (drawn.hole_null, drawn.hole_new)]
+    assert shares == pytest.approx(fix.holes)
+    assert drawn.hole_samples.shape == (3, 8)
 
 
 def test_a_loader_is_read_once_and_means_the_same():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -98,7 +98,10 @@ def adapt(
     options = _options(likelihood, kl_weight, reconstruction, spread, output, scale, latent_shape, latent_dim)
     name, foreign, to_z, to_x = _parts(model, encode, decode)
     if example is None:
-        raise InputError("adapt runs the model once: give example=, a batch of rows as its training saw them.")
+        raise InputError(
+            "The model is run once to be understood: give rows as its training saw them (example= of adapt, X of "
+            "diagnose, X_train of retrofit)."
+        )
     for module in foreign if device is not None else ():
         module.to(device)
     found = next((t for m in foreign for t in (*m.parameters(), *m.buffers())), None)
@@ -121,6 +124,7 @@ def adapt(
         understood=lines,
         foreign=foreign,
         data_shape=x.shape[1:],
+        data_range=(float(x.min()), float(x.max())),
         device=where,
         loss=run.loss,
         grey=run.grey,
@@ -178,6 +182,10 @@ def _parts(
         name = "encode, decode" if len(calls) == 2 else "encode"
         name = type(own).__name__ if isinstance(own, nn.Module) and len(modules) == 1 else name
         return name, list(modules.values()), ForeignCall(encode), None if decode is None else ForeignCall(decode)
+    if isinstance(model, type):
+        raise InputError(f"adapt: {model.__name__} is a class; give the trained model, an object of it.")
+    if isinstance(model, Mapping):
+        raise InputError("adapt: a state_dict holds weights, not their code: build the model and load them into it.")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     to_z = encode or getattr(model, "encode", None) or getattr(model, "encoder", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,10 @@ from latentfit.errors import CapabilityError, InputError
 from latentfit.likelihoods import Normal
 from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior
 from latentfit.model.vae import VAEModule
+from latentfit.saving import weights_sha256
+
+#: with which the second and later lines of what was understood begin
+CONTINUED = " " * 12
 
 Reconstruction = Literal["nll", "sum", "mse_sum", "mse_mean", "bce_sum", "bce_mean"]
 
@@ -75,7 +78,8 @@ class Loss:
             parts += f" x {n_entries:,}"
         if self._squared:
             parts += f" / (2 x {self._needed(sigma):.3g}^2)"
-        return f"{parts} = {self.effective_beta(n_entries, sigma):.2g}"
+        plain = not self._averaged and not self._squared  # nothing is computed: the weight is beta
+        return parts if plain else f"{parts} = {self.effective_beta(n_entries, sigma):.2g}"
 
     @property
     def _averaged(self) -> bool:
@@ -99,11 +103,15 @@ class TrainingFacts:
         kl_weight_reached: the KL weight at the end, or None.
         warmup: the arithmetic where the warm-up was not finished: "100 epochs of a 400-epoch warm-up".
         converged: whether the validation curve had settled; None: nothing to tell it by.
+        steps: gradient steps done, where they are known; late_gain: nats per row that the held-out ELBO still won in
+            the last fifth of them.
     """
 
     kl_weight_reached: float | None = None
     warmup: str | None = None
     converged: bool | None = None
+    steps: int | None = None
+    late_gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class AdaptedVAE(VAEModule):
         model_name: what the model is called in tables.
         understood: the lines that `print` shows.
         foreign: the modules whose weights are proved unchanged.
-        data_shape: shape of a row, where it is known.
+        data_shape: shape of a row, where it is known; data_range: what its entries lie in.
         device: where it runs, needed only where nothing inside has parameters.
         loss, training_facts, own_rows: what is known of the training.
         grey: whether a Bernoulli will have to score grey pixels, which it cannot without binarising them.
@@ -158,6 +166,7 @@ class AdaptedVAE(VAEModule):
         understood: Sequence[str] = (),
         foreign: Sequence[nn.Module] = (),
         data_shape: Sequence[int] | None = None,
+        data_range: tuple[float, float] | None = None,
         device: torch.device | str | None = None,
         loss: Loss | None = None,
         training_facts: TrainingFacts | None = None,
@@ -171,6 +180,7 @@ class AdaptedVAE(VAEModule):
         self.model_name, self.understood = model_name, list(understood)
         self.foreign = tuple(foreign)  # in a tuple, so that a module in both networks is not registered thrice
         self.data_shape = None if data_shape is None else torch.Size(data_shape)
+        self.data_range = data_range
         self.loss, self.training_facts, self.own_rows, self.grey = loss, training_facts, own_rows, grey
         self.read = read
         self._given_device = None if device is None else torch.device(device)
@@ -204,17 +214,19 @@ class AdaptedVAE(VAEModule):
             return super().decode(z, context)
 
     def weights_sha256(self) -> str:
-        """SHA-256 of every foreign parameter and buffer in the order of `state_dict`; "" where there is no module."""
-        if not self.foreign:
-            return ""
-        digest = hashlib.sha256()
-        for module in self.foreign:
-            for name, value in module.state_dict().items():
-                if isinstance(value, Tensor):
-                    flat = value.detach().cpu().contiguous().reshape(-1)
-                    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                    digest.update(flat.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 of every foreign parameter and buffer; "" where there is no module."""
+        return weights_sha256(*self.foreign)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was understood, each part in one piece: `print` breaks it into lines, the second and later ones deep."""
+        found: list[str] = []
+        for line in self.understood:
+            if found and line.startswith(CONTINUED):
+                found[-1] += " " + line.strip()
+            else:
+                found.append(" ".join(line.split()))
+        return found
 
     def config(self) -> dict[str, Any]:
         """Refused: the code of a foreign model is not ours to store."""

@@ -34,6 +34,8 @@ SPREADS: dict[str, Spread] = {
 #: what a user may call a spread
 KINDS: dict[str, Spread] = {"std": "std", "var": "var", "logvar": "logvar"}
 WORDS = {"std": "standard deviation", "var": "variance", "logvar": "log-variance", "scale_tril": "Cholesky factor"}
+#: above which a log-variance is refused elsewhere
+LARGEST_LOGVAR = 80.0
 ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
 
 
@@ -202,6 +204,13 @@ def _with_kind(reading: Reading, parts: dict[Any, Any], spread: str) -> Reading:
     value = _full(parts[reading.spread])
     named = isinstance(reading.spread, str) and reading.spread != "split"
     if spread != "auto":
+        if spread == "logvar" and bool((value >= 0).all()) and 0 < float(value.max()) < LARGEST_LOGVAR:
+            warnings.warn(
+                f"spread='logvar', but no entry is negative ({value.min().item():.3g} to {value.max().item():.3g}): "
+                "every q(z given x) would be wider than N(0, I). Is it a standard deviation (spread='std')?",
+                DataWarning,
+                stacklevel=4,
+            )
         return replace(reading, kind=KINDS[spread], said=f"{reading.said} read as {WORDS[spread]}, as you say")
     if named:
         return replace(reading, said=f"{reading.said} read as {WORDS[reading.kind]}, as it is called")
@@ -230,8 +239,10 @@ def _check(reading: Reading, output: Any, latent: torch.Size | None) -> None:
         try:
             given = given.expand_as(mean)
         except RuntimeError:
+            several = len(parts) > 2 and not isinstance(reading.mean, str)
+            hint = " Pick them: adapt(..., encode=lambda x: model.encode(x)[1:])." if several else ""
             raise InputError(
-                f"encode(x): the mean is {tuple(mean.shape)}, the spread {tuple(given.shape)}; they must agree."
+                f"encode(x): the mean is {tuple(mean.shape)}, the spread {tuple(given.shape)}; they must agree.{hint}"
             ) from None
         as_std("encode(x)", mean, **{reading.kind: given})
     elif mean.dim() != 2:
@@ -242,7 +253,8 @@ def _check(reading: Reading, output: Any, latent: torch.Size | None) -> None:
         raise InputError(f"The {WORDS[reading.kind]} reaches {given.max().item():.3g}: no finite standard deviation.")
     if not bool((diagonal > 0).all()):
         raise InputError(
-            "encode(x) gives a standard deviation of 0. A deterministic autoencoder has no KL: for its codes: "
+            "encode(x) gives a standard deviation of 0. Is the example scaled as in training? If it is, a "
+            "deterministic autoencoder has no KL: for its codes: "
             "lf.priors.create('mixture', latent_dim=D).fit(codes, std=noise), see docs/autoencoders.md."
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentfit.adapters.adapted import Loss
+from latentfit.adapters.adapted import CONTINUED, Loss
 from latentfit.adapters.calls import ForeignCall
 from latentfit.adapters.decoding import ForeignDecoder, NoDecoder, likelihood_of, raw_output, to_parameters
 from latentfit.adapters.encoding import Reading, understand
@@ -24,6 +24,8 @@ from latentfit.training.rng import isolated_rng
 
 #: decoded values on another scale: their width as a share of the data's, or how far they lie outside
 NARROW, OUTSIDE = 0.05, 0.25
+#: a share of the variance that decoding does not explain by chance
+CLEARLY = 0.1
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Run:
         if narrow or outside:
             raise InputError(
                 f"decode(z) lies in [{low:.2f}, {high:.2f}] but the data in [{least:g}, {most:g}]: different scales. "
-                f"Give Latentfit the data as your training saw it{advice}."
+                f"Give Latentfit the data as your training saw it{advice}.{self._swapped()}"
             )
 
     def _check_rows(self, name: str) -> None:
@@ -170,7 +172,7 @@ class Run:
             self.likelihood.check(self.x)
 
     def _say(self, label: str, text: str) -> None:
-        self.lines += textwrap.wrap(f"{label:10} {text}", 79, initial_indent=" ", subsequent_indent=" " * 12)
+        self.lines += textwrap.wrap(f"{label:10} {text}", 79, initial_indent=" ", subsequent_indent=CONTINUED)
 
     def _say_range(self, raw: Tensor, said: str) -> None:
         text = f"-> {tuple(raw.shape)} in [{raw.min():.2f}, {raw.max():.2f}]; "
@@ -208,7 +210,22 @@ class Run:
         if explained > 0:
             self._say("round trip", f"decode(mean) explains {100 * explained:.0f} % of the {what}")
         else:
-            self._say("round trip", f"decode(mean) explains none of the {what}: is it trained, and the data scaled so?")
+            why = self._swapped() or " Is it trained, and the data scaled so?"
+            self._say("round trip", f"decode(mean) explains none of the {what}.{why}")
+
+    def _swapped(self) -> str:
+        """A question, where decoding the spread explains what decoding the mean does not; else nothing."""
+        assert self.likelihood is not None
+        if self.reading.kind == "scale_tril":
+            return ""
+        given = 2 * self.spread.log() if self.reading.kind == "logvar" else self.spread
+        explained = self._explained(self.likelihood.mean(self.decoder_module(given)))
+        if not explained > CLEARLY:
+            return ""
+        return (
+            f" decode(spread) explains {100 * explained:.0f} %: does encode(x) give the spread first? Turn them round: "
+            "adapt(..., encode=lambda x: model.encode(x)[::-1])"
+        )
 
 
 def _called(name: str, argument: str, function: nn.Module, value: Tensor) -> Any:

@@ -17,7 +17,7 @@ from latentfit.adapters.given import GivenGaussian
 from latentfit.errors import CapabilityError, InputError
 from latentfit.likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from latentfit.likelihoods.negative_binomial import LOG_DISPERSION_BOUNDS, check_counts, sample_counts
-from latentfit.likelihoods.numerics import MAX_LOG_RATE, full_precision, negative_binomial_log_prob
+from latentfit.likelihoods.numerics import MAX_LOG_RATE, drawn, full_precision, negative_binomial_log_prob
 from latentfit.model.contracts import Likelihood
 from latentfit.priors import StandardNormalPrior
 
@@ -154,7 +154,9 @@ class CellDispersion(Likelihood):
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         log_mean, log_theta, dropout = self._parts(params)
         counts = sample_counts(log_mean.exp(), log_theta, generator)
-        return counts if dropout is None else counts * torch.bernoulli(torch.sigmoid(-dropout), generator=generator)
+        return (
+            counts if dropout is None else counts * drawn(torch.bernoulli, torch.sigmoid(-dropout), generator=generator)
+        )
 
     def check(self, x: Tensor) -> None:
         check_counts("zinb" if self.zero_inflated else "negative_binomial", x, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from latentfit import methods
 from latentfit.adapters.adapt import adapt
 from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
+from latentfit.adapters.decoding import NoDecoder
 from latentfit.adapters.example import between_0_and_1, first_rows
 from latentfit.data.batch import Batch
-from latentfit.errors import InputError
+from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.rows import evaluation_rows
 from latentfit.model.vae import VAEModule
-from latentfit.training import SETTLED, late_slope
+from latentfit.training import SETTLED, late_slope, short_record
+
+#: ratio of two spans of data that is a matter of units, such as 255
+ANOTHER_SCALE = 50.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Subject:
     can_score: bool = True
     grey: bool = False
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether there is a decoder to show samples with."""
+        return not isinstance(self.vae.decoder, NoDecoder)
+
 
 def subject(model: Any, example: Any = None) -> Subject:
     """A fitted `lf.VAE`, a `VAEModule`, an adapted model or a foreign one (it is adapted) as a `Subject`.
@@ -60,7 +70,7 @@ def subject(model: Any, example: Any = None) -> Subject:
     if isinstance(model, AdaptedVAE):
         return Subject(
             model,
-            _rows_of(model, model.data_shape, model.read),
+            _rows_of(model, model.data_shape, model.read, model.data_range),
             model.model_name,
             loss=model.loss,
             training_facts=model.training_facts,
@@ -69,7 +79,24 @@ def subject(model: Any, example: Any = None) -> Subject:
             grey=model.grey or (example is not None and is_grey(model, example)),
         )
     name = f"{type(model).__name__} ({model.likelihood.name})" if model.likelihood.name else type(model).__name__
-    return Subject(model, _rows_of(model, None), name, grey=example is not None and is_grey(model, example))
+    facts = None if model.trained is None else facts_of(model.trained)
+    loss = None if facts is None or facts.kl_weight_reached is None else Loss(facts.kl_weight_reached, "nll")
+    grey = example is not None and is_grey(model, example)
+    return Subject(model, _rows_of(model, None), name, loss=loss, training_facts=facts, grey=grey)
+
+
+def facts_of(trained: Mapping[str, Any]) -> TrainingFacts:
+    """What the short record of a run says of it; see `latentfit.training.short_record`."""
+    history = [{"step": step, "validation": value} for step, value in trained.get("validation", ())]
+    steps = int(trained.get("steps", 0))
+    gain = late_slope(history, steps)
+    early = trained.get("stopped") == "early"
+    return TrainingFacts(
+        kl_weight_reached=trained.get("kl_weight"),
+        converged=True if early else None if gain is None else gain < SETTLED,
+        steps=steps,
+        late_gain=gain,
+    )
 
 
 def is_grey(model: VAEModule, example: Any) -> bool:
@@ -80,7 +107,10 @@ def is_grey(model: VAEModule, example: Any) -> bool:
 
 
 def _rows_of(
-    model: VAEModule, data_shape: torch.Size | None, read: Callable[[Any], Batch] | None = None
+    model: VAEModule,
+    data_shape: torch.Size | None,
+    read: Callable[[Any], Batch] | None = None,
+    data_range: tuple[float, float] | None = None,
 ) -> Callable[[Any, str], Batch]:
     def rows(X: Any, what: str = "X") -> Batch:
         given = read(X) if read is not None and hasattr(X, "obsm") else X
@@ -90,9 +120,24 @@ def _rows_of(
                 f"{what} has rows of shape {tuple(batch.x.shape[1:])}; the model was adapted on rows of shape "
                 f"{tuple(data_shape)}. Reshape {what} like the example."
             )
+        if data_range is not None:
+            _warn_of_another_scale(batch, data_range, what)
         return batch
 
     return rows
+
+
+def _warn_of_another_scale(batch: Batch, data_range: tuple[float, float], what: str) -> None:
+    """Pixels of 0..255 where the example's were of 0..1, or the reverse; a heavy tail alone is not another scale."""
+    low, high = float(batch.x.min()), float(batch.x.max())
+    span, was = high - low, data_range[1] - data_range[0]
+    if span > ANOTHER_SCALE * was or was > ANOTHER_SCALE * span:
+        warnings.warn(
+            f"{what} lies in [{low:.3g}, {high:.3g}], the rows that the model was adapted on in "
+            f"[{data_range[0]:.3g}, {data_range[1]:.3g}]: give all of them scaled as in training.",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _of_estimator(estimator: Any) -> Subject:
@@ -106,11 +151,13 @@ def _of_estimator(estimator: Any) -> Subject:
 
     schedule = methods.get(estimator.method).kl_weight(max(1, estimator.n_steps_))
     weight = float(schedule(schedule.settled_at))
-    slope = late_slope(estimator.history_, estimator.n_steps_)
+    trained = estimator.module_.trained
+    if trained is None:  # saved before the module kept a record of its own
+        trained = short_record(estimator.history_, estimator.n_steps_, estimator.n_steps_, "", weight)
     return Subject(
         estimator.module_,
         rows,
         f"{name} ({estimator.module_.likelihood.name})",
         loss=Loss(weight, "nll"),
-        training_facts=TrainingFacts(weight, converged=None if slope is None else slope < SETTLED),
+        training_facts=facts_of(trained),
     )

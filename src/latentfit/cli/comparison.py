@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,7 +26,7 @@ from latentfit.cli.options import (
     grouped,
     one_of,
 )
-from latentfit.cli.program import INTERRUPTED, Session, app
+from latentfit.cli.program import INTERRUPTED, Session, app, screen
 from latentfit.errors import LatentfitWarning
 
 
@@ -48,7 +46,9 @@ def compare(
         ),
     ] = "likelihood",
     max_minutes: Annotated[float | None, typer.Option(help="for the whole command; turned into steps once")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="at most 10,000 rows and a third of the steps")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="at most 10,000 rows, 1,000 scored, a third of the steps")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one a core, at most 8")] = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; runs/DATA by default")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="start over instead of resuming")] = False,
@@ -63,7 +63,10 @@ def compare(
     show: Open = False,
     config: Config = None,
 ) -> None:
-    """Compare what the prior costs and what each remedy wins back; the same command resumes."""
+    """Compare what the prior costs and what each remedy wins back.
+
+    The same command resumes; with other --methods, --n-seeds or --goal it runs what is new.
+    """
     session: Session = context.obj
     from latentfit.comparison.plan import folder_name
     from latentfit.comparison.run import compare as run
@@ -79,7 +82,7 @@ def compare(
         folder=folder,
         lang=lang,
         ascii=session.ascii,
-        **_screen(sys.stderr if as_json else sys.stdout),
+        **screen(sys.stderr if as_json else sys.stdout),
     )
     # said once, in the table's footnote
     warnings.filterwarnings("ignore", "Importance sampling is unreliable", LatentfitWarning)
@@ -122,7 +125,7 @@ def report(
     lang: Lang = "en",
     show: Open = False,
 ) -> None:
-    """Write a run's report anew, from its stored numbers; nothing is computed."""
+    """Write a run's report anew from its stored numbers."""
     from latentfit.comparison.result import Comparison
     from latentfit.report.outputs import write_report
 
@@ -131,10 +134,3 @@ def report(
     print(path.as_posix())
     if show:
         browse(path)
-
-
-def _screen(stream: Any) -> dict[str, Any]:
-    live = bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
-    asked_for = live or os.environ.get("COLUMNS", "").isdigit()
-    columns = shutil.get_terminal_size((80, 24)).columns if asked_for else 80
-    return {"live": live, "width": min(100, max(40, columns))}

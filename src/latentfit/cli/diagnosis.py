@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 
 from latentfit.cli.options import MARKS_HELP, AsJson, Labels, Lang, Open, Seed, browse, grouped, marks_option, one_of
 from latentfit.cli.parts import Parts
-from latentfit.cli.program import Session, app, note
+from latentfit.cli.program import Session, app, note, screen
 from latentfit.cli.subject import Asked
 from latentfit.errors import InputError
 
@@ -50,7 +51,7 @@ class Shown:
         elif not self.report.parent.is_dir():
             raise InputError(f"--report {self.report.as_posix()}: there is no folder {self.report.parent.as_posix()}.")
 
-    def tell(self, result: Any, text: str, session: Session, built_in: bool = False) -> None:
+    def tell(self, result: Any, session: Session, built_in: bool = False) -> None:
         """The page, then the result: JSON, or the table."""
         if self.report is not None:
             path = result.report(self.report, lang=self.lang, show_data=self.show_data or built_in)
@@ -60,6 +61,7 @@ class Shown:
         else:
             from latentfit.diagnosis.catalogue import plain
 
+            text = result.summary(width=screen(sys.stdout)["width"]) if hasattr(result, "summary") else str(result)
             print(plain(text) if session.ascii else text)
         if self.report is not None and self.show:
             browse(self.report)
@@ -123,12 +125,14 @@ def diagnose(
                 lang=shown.lang,
                 progress=parts,
             )
-    shown.tell(dx, str(dx), context.obj, built_in)
+    shown.tell(dx, context.obj, built_in)
     if fail_above is not None:
         low = dx.prior_gap.interval[0]
         wide = low > fail_above
-        verdict = f"above --fail-above {fail_above:g}, exit code {TOO_WIDE}" if wide else f"not above {fail_above:g}"
-        note(f"Prior gap: at least {low:.3g} nats per row, {verdict}.")
+        from latentfit.diagnosis.catalogue import say
+
+        key = "diagnosis.gate.wide" if wide else "diagnosis.gate"
+        note(say(key, shown.lang, low=f"{low:.3g}", limit=f"{fail_above:g}", code=TOO_WIDE))
         if wide:
             raise typer.Exit(TOO_WIDE)
 

@@ -102,7 +102,10 @@ def sample(
 
 @app.command()
 def encode(run: Run, data: Data, output: Output, labels: NoData = None, data_dir: DataDir = None) -> None:
-    """Write the codes of rows: mean and std of q(z given x) to .npz, the means alone to .npy and .csv."""
+    """Write the codes of rows, q(z given x).
+
+    Mean and std to .npz, the means alone to .npy and .csv.
+    """
     check_output(output)
     from latentfit.data.sources import load
     from latentfit.evaluation.codes import encode_rows
@@ -124,7 +127,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Score rows: log p(x), ELBO, KL and active units, in nats per row."""
+    """Score rows: log p(x), ELBO and KL in nats, active units."""
     from latentfit.data.sources import load
     from latentfit.evaluation.codes import encode_rows
     from latentfit.evaluation.collapse import active_units

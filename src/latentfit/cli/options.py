@@ -94,15 +94,15 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="where mnist and fashion-mnist are, or are downloaded to", envvar="LATENTFIT_DATA"),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="of splits, training and scoring")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="of everything that is random")]
 AsJson = Annotated[bool, typer.Option("--json", help="the result as JSON on stdout, all else on stderr")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="FILE.npy, .npz or .csv", show_default=False)]
 Likelihood = Annotated[str | None, typer.Option(help="chosen from the data by default")]
-LatentDim = Annotated[int | None, typer.Option(min=1)]
-Network = Annotated[str | None, typer.Option(help="mlp, gated_mlp or residual_conv")]
-MaxSteps = Annotated[int | None, typer.Option(min=1, help="training steps of each model")]
-BatchSize = Annotated[int | None, typer.Option(min=1)]
-LearningRate = Annotated[float | None, typer.Option()]
+LatentDim = Annotated[int | None, typer.Option(min=1, help="units of the code z; chosen from the data by default")]
+Network = Annotated[str | None, typer.Option(help="mlp, gated_mlp or residual_conv; by the data by default")]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="steps of each training; by the data by default")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="rows of a training step; 128 by default")]
+LearningRate = Annotated[float | None, typer.Option(help="the highest of a run; 0.002 by default")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto", callback=_device)]
 OwnDevice = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto; else its own", callback=_device)]
 Labels = Annotated[

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -73,6 +74,14 @@ class _Program(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:  # before typer makes a bare exit code of it
             raise typer.Exit(_interrupted()) from None
+
+
+def screen(stream: Any) -> dict[str, Any]:
+    """Whether a stream is watched, and how many characters its lines may have: {"live", "width"}."""
+    live = bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+    asked_for = live or os.environ.get("COLUMNS", "").isdigit()
+    columns = shutil.get_terminal_size((80, 24)).columns if asked_for else 80
+    return {"live": live, "width": min(100, max(40, columns))}
 
 
 app = typer.Typer(

@@ -72,7 +72,7 @@ def retrofit(
             lang=shown.lang,
             progress=parts,
         )
-    shown.tell(fix, str(fix), context.obj, given.built_in)
+    shown.tell(fix, context.obj, given.built_in)
     if out is None:
         return
     if not fix.changed:

@@ -119,4 +119,5 @@ def _decoder(found: Found) -> Finding:
 def _judge(found: Found, vae: VAEModule) -> Prior:
     codes = found.codes(vae, "train", MAX_JUDGE)
     judge = create("mixture", latent_dim=tuple(vae.event_shape), n_components="auto")
-    return judge.fit(codes.mean, std=codes.std, random_state=found.seed).eval()
+    mean, std = codes.gaussian_rows()
+    return judge.fit(mean, std=std, random_state=found.seed).eval()

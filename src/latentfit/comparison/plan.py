@@ -17,20 +17,27 @@ import torch
 from latentfit import methods
 from latentfit.data.batch import Batch
 from latentfit.data.prepared import PreparedData
+from latentfit.data.splits import Splits
 from latentfit.errors import InputError
 from latentfit.model import RECIPE
 from latentfit.training import Recipe
 from latentfit.training.rng import isolated_rng
+from latentfit.training.updates import make_optimiser
 
 Goal = Literal["likelihood", "samples", "embedding"]
 GOALS = ("likelihood", "samples", "embedding")
 
-#: rows scored at most on the selection and on the test split; more sharpen little and cost much
-MAX_SCORED = 2_000
+#: rows scored at most on the selection and on the test split, and with `--quick`; more sharpen little and cost much
+MAX_SCORED, QUICK_SCORED = 2_000, 500
 #: raised when a change of the evaluation changes scores, so that old and new ones are never ranked together
-SCORING = 2
+SCORING = 3
 #: rows on which proposals are fitted
 MAX_PROPOSAL = 5_000
+#: for expected times: passes of one row through one network, for each row of a step (two networks, forward and two
+#: backward) and for a scored row (50 refinement steps of 8 draws, forward and backward, and 300 draws)
+STEP_PASSES, SCORED_PASSES = 6, 1_100
+#: planning, start of the workers, ranking and report
+FIXED_SECONDS = 10.0
 #: what `--quick` reads of a data set
 QUICK_ROWS = 10_000
 
@@ -47,7 +54,7 @@ class Options:
         likelihood: a name or `{"name", "args"}`.
         n_importance_samples: draws per row for log p(x).
         max_minutes: turned into steps once, here.
-        quick: at most `QUICK_ROWS` rows and a third of the steps.
+        quick: at most `QUICK_ROWS` rows, of which `QUICK_SCORED` are scored in each split, and a third of the steps.
         random_state: seeds splits, stored binarisation, training and scoring.
         device, precision: where and how training runs.
     """
@@ -78,7 +85,7 @@ class Options:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise InputError(f"max_minutes must be positive, got {self.max_minutes!r}.")
-        methods.parse(self.methods if isinstance(self.methods, str) else list(self.methods))
+        parsed(self)
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,8 @@ class Plan:
     n_seeds: int
     #: measured seconds per step of each jointly trained method, one thread
     step_seconds: dict[str, float]
+    #: rows on which every model is scored
+    n_scored: int = 0
 
     @property
     def null(self) -> list[Job]:
@@ -119,8 +128,10 @@ class Plan:
 
     @property
     def ladders(self) -> list[Job]:
-        """The post hoc fits on each N(0, I) model."""
-        return [Job("ladder", "ladder", seed, self.settings) for seed in range(self.n_seeds)]
+        """The post hoc fits on each N(0, I) model; rungs beyond the usual ones are part of their specification."""
+        asked = [name for name in self.rungs if name not in methods.LADDER]
+        settings = {**self.settings, "rungs": asked} if asked else self.settings
+        return [Job("ladder", "ladder", seed, settings) for seed in range(self.n_seeds)]
 
     @property
     def first(self) -> list[Job]:
@@ -143,9 +154,30 @@ class Plan:
         return self.settings["recipe"]["max_steps"]
 
     def seconds(self, workers: int) -> float:
-        """Expected duration with this many workers, scoring and the ladder included (rough: within a factor of two)."""
-        training = sum(self.step_seconds[name] for name in self.methods) * self.max_steps * self.n_seeds
-        return training / workers + 20.0 * self.n_seeds / workers + 10.0
+        """Expected duration with this many workers (rough: within a factor of two; early stopping makes it less)."""
+        return self._together(workers, self.max_steps) + FIXED_SECONDS
+
+    def job_seconds(self, job: Job) -> float:
+        """Expected seconds of a job."""
+        return self._job_seconds(job, self.max_steps)
+
+    def steps_within(self, seconds: float, workers: int) -> int:
+        """How many steps of each training fit, after the scoring; at least 100, at most what is planned now."""
+        scoring = self._together(workers, 0)
+        training = self._together(workers, self.max_steps) - scoring
+        share = (seconds - FIXED_SECONDS - scoring) / max(training, 1e-9)
+        return max(100, int(min(1.0, share) * self.max_steps))
+
+    def _together(self, workers: int, max_steps: int) -> float:
+        return sum(self._job_seconds(job, max_steps) for job in self.first + self.second) / workers
+
+    def _job_seconds(self, job: Job, max_steps: int) -> float:
+        scoring = self.n_scored * SCORED_PASSES / (STEP_PASSES * self.settings["recipe"]["batch_size"])
+        if job.kind == "joint":
+            return self.step_seconds.get(job.method, 0.0) * (max_steps + scoring)
+        # the fits are short beside the scoring
+        standard = self.step_seconds.get("standard", 0.0)
+        return sum(self.step_seconds.get(rung, standard) for rung in self.rungs) * scoring
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds; two runs with the same one are the same comparison."""
@@ -155,6 +187,7 @@ class Plan:
             "rungs": self.rungs,
             "n_seeds": self.n_seeds,
             "step_seconds": self.step_seconds,
+            "n_scored": self.n_scored,
         }
 
     @classmethod
@@ -176,9 +209,9 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerprint: str) -> Plan:
+def make_plan(options: Options, data: PreparedData, splits: Splits, data_fingerprint: str, workers: int = 1) -> Plan:
     """Choose what was left open, measure what a step costs, and list the jobs."""
-    chosen = methods.parse(options.methods if isinstance(options.methods, str) else list(options.methods))
+    chosen = parsed(options)
     data_shape = tuple(data.x.shape[1:])
     numel = int(np.prod(data_shape))
     network = options.network or methods.default_network(numel)
@@ -190,7 +223,7 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         "learning_rate": options.learning_rate or RECIPE.learning_rate,
         "device": options.device,
         "precision": options.precision,
-        "max_steps": options.max_steps or methods.default_steps(n_train, batch_size, options.quick),
+        "max_steps": options.max_steps or methods.default_steps(len(splits.train), batch_size, options.quick),
     }
     Recipe(**recipe).torch_device()  # a bad value is refused here, before anything is written, not in a worker
     settings: dict[str, Any] = {
@@ -205,23 +238,51 @@ def make_plan(options: Options, data: PreparedData, n_train: int, data_fingerpri
         },
         "recipe": recipe,
         "n_importance_samples": options.n_importance_samples,
+        "max_scored": QUICK_SCORED if options.quick else MAX_SCORED,
         "threads": 1,
         **versions(),
     }
-    rungs = [name for name in methods.LADDER if methods.METHODS[name].post_hoc]
-    plan = Plan(settings, [method.name for method in chosen], rungs, options.n_seeds, {})
+    n_scored = sum(min(settings["max_scored"], len(rows)) for rows in (splits.selection, splits.test))
+    plan = Plan(settings, trained(chosen), rungs(chosen), options.n_seeds, {}, n_scored)
     plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
     if options.max_minutes is not None and options.max_steps is None:
         # minutes become steps once: the plan, not the clock, decides what a rerun computes
-        share = max(0.05, (60 * options.max_minutes - 10.0) / max(plan.seconds(workers=1), 1e-9))
-        recipe["max_steps"] = max(100, int(min(1.0, share) * recipe["max_steps"]))
+        recipe["max_steps"] = plan.steps_within(60 * options.max_minutes, workers)
     return plan
+
+
+def extend(plan: Plan, options: Options, data: PreparedData) -> Plan:
+    """The same settings, hence the same jobs, for the methods and seeds asked for now; new methods are measured.
+
+    Steps stay as they were planned, also where `max_minutes` chose them: other steps would be other jobs.
+    """
+    chosen = parsed(options)
+    names = trained(chosen)
+    new = dataclasses.replace(plan, methods=[name for name in names if name not in plan.step_seconds])
+    known = plan.step_seconds | measure_steps(new, data)
+    return dataclasses.replace(plan, methods=names, rungs=rungs(chosen), n_seeds=options.n_seeds, step_seconds=known)
+
+
+def trained(chosen: list[methods.Method]) -> list[str]:
+    """The methods to train with the VAE."""
+    return [method.name for method in chosen if method.joint]
+
+
+def rungs(chosen: list[methods.Method]) -> list[str]:
+    """What is fitted on the frozen N(0, I) models: the usual ladder, and whatever else was asked for."""
+    asked = [method.name for method in chosen if method.post_hoc and method.name not in methods.LADDER]
+    return [*methods.LADDER, *asked]
+
+
+def parsed(options: Options) -> list[methods.Method]:
+    """The methods that were asked for."""
+    return methods.parse(options.methods if isinstance(options.methods, str) else list(options.methods))
 
 
 def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str, float]:
     """Seconds a training step takes on this machine, for each method (median of a few, after one warm-up)."""
     batch_size = min(plan.settings["recipe"]["batch_size"], len(data.x))
-    batch = Batch(data.x[:batch_size].to(torch.float32))
+    batch = Batch(data.x[:batch_size].to(torch.float32), index=torch.arange(batch_size))
     seconds = {}
     for name in plan.methods:
         with isolated_rng(0):
@@ -229,11 +290,14 @@ def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 4) -> dict[str,
             vae = build_vae(plan.settings, name, data)
             objective = method.objective(plan.max_steps)
             objective.n_train = len(data.x)
-            optimiser = torch.optim.Adam(vae.parameters(), lr=1e-4, fused=True)
+            vae.prior.bind(vae, Batch(data.x.to(torch.float32)))
+            parameters = list(vae.parameters())
+            optimiser = make_optimiser(parameters, None, Recipe(learning_rate=1e-4))
             times = []
             for step in range(n_steps + 1):
                 start = time.perf_counter()
-                optimiser.zero_grad()
+                for p in parameters:
+                    p.grad = None
                 objective(vae, batch, step)["loss"].backward()
                 optimiser.step()
                 times.append(time.perf_counter() - start)

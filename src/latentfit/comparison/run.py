@@ -24,6 +24,7 @@ from latentfit.comparison.plan import (
     Job,
     Options,
     Plan,
+    extend,
     fingerprint,
     folder_name,
     job_folder,
@@ -40,6 +41,8 @@ from latentfit.errors import InputError, LatentfitWarning, ReliabilityWarning, S
 from latentfit.registry import registry
 
 BACKENDS = ("serial", "loky", "dask", "ray")
+#: what may change in a run's folder: it decides which jobs there are and how they are ranked, never what one computes
+FREE = {"goal", "methods", "n_seeds"}
 
 
 class Listener(Protocol):
@@ -85,7 +88,8 @@ def compare(
 
     Every method is trained `n_seeds` times by one recipe; priors are also fitted post hoc on the N(0, I) models. All
     are scored on the same rows with the same noise, ranked by paired differences, and the smallest sufficient one is
-    recommended. Finished jobs are never run twice: the same call again resumes.
+    recommended. Finished jobs are never run twice: the same call again resumes, and with another goal, other methods
+    or more seeds it runs what is new.
 
     Args:
         X: a data set's name (`digits`, `mnist`, `fashion-mnist`), a file, or rows (array, tensor, DataFrame, `Dataset`,
@@ -138,10 +142,13 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / folder_name(source.name)
     asked = _asked(chosen, source.x, source, splits)
     plan = _open(folder, asked, fresh)
-    n_workers = workers or max(1, min(os.cpu_count() or 1, 8))
+    n_workers = 1 if backend == "serial" else workers or max(1, min(os.cpu_count() or 1, 8))
     if plan is None:
-        plan = make_plan(chosen, data, len(splits.train), fingerprint([asked["data"], asked["splits"]]))
+        plan = make_plan(chosen, data, splits, fingerprint([asked["data"], asked["splits"]]), n_workers)
         _begin(folder, asked, plan, data, splits, source)
+    else:
+        plan = extend(plan, chosen, data)
+        _note(folder, asked, plan)
     listener.planned(plan, source, data, splits, n_workers)
 
     facts = {
@@ -155,11 +162,13 @@ def compare(
         "description": data.description,
     }
     listener.stage(1, plan, None)
-    done = _run(plan.null, folder, backend, n_workers, listener, 0, plan)
-    done = _run(plan.ladders, folder, backend, n_workers, listener, done, plan)
+    nulls, later = _topped_up(plan.null, plan.second, n_workers)
+    done = _run(nulls, folder, backend, n_workers, listener, 0, plan)
+    ladders, later = _topped_up(plan.ladders, later, n_workers)
+    done = _run(ladders, folder, backend, n_workers, listener, done, plan)
     findings = diagnose_folder(folder, plan)
     listener.stage(2, plan, findings)
-    _run(plan.second, folder, backend, n_workers, listener, done, plan)
+    _run(later, folder, backend, n_workers, listener, done, plan)
     listener.stage(3, plan, findings)
     found = gather(folder, plan, {**facts, "seconds": time.perf_counter() - started})
     found = dataclasses.replace(found, folder=folder)
@@ -210,6 +219,7 @@ def _quick(source: Source, options: Options) -> Source:
 
     return dataclasses.replace(
         source,
+        origin=f"{source.origin}; {QUICK_ROWS:,} of them drawn",
         x=source.x[rows],
         labels=pick(source.labels),
         groups=pick(source.groups),
@@ -218,7 +228,7 @@ def _quick(source: Source, options: Options) -> Source:
 
 
 def _asked(options: Options, x: np.ndarray, source: Source, splits: Splits) -> dict[str, Any]:
-    """What was asked for: a rerun that asks the same resumes, one that asks anything else is refused."""
+    """What was asked for: a rerun that asks the same, but for `FREE`, goes on; any other is refused."""
     asked = json.loads(json.dumps(dataclasses.asdict(options)))
     asked["data"] = _content(x)
     # other labels or groups give other scores, other groups other splits, another version other numbers
@@ -232,10 +242,10 @@ def _content(x: np.ndarray) -> str:
 
 
 def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
-    """The plan that a folder holds, if it is this comparison's.
+    """The plan that a folder holds, if it is this comparison's, or one whose finished jobs this one can use.
 
     Raises:
-        InputError: it holds another one.
+        InputError: it holds one whose jobs are of no use here.
     """
     path = folder / "plan.json"
     if not path.exists():
@@ -244,11 +254,10 @@ def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
         shutil.rmtree(folder / "jobs", ignore_errors=True)
         return None
     held = saving.read_json(path)
-    if held["asked"] == asked and (folder / "data.safetensors").exists():
+    changed = [key for key in asked if held["asked"].get(key) != asked[key]]
+    if set(changed) <= FREE and (folder / "data.safetensors").exists():
         return Plan.from_json(held["plan"])
-    differences = ", ".join(
-        f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in asked if held["asked"].get(key) != asked[key]
-    )
+    differences = ", ".join(f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in changed)
     raise InputError(
         f"{folder.as_posix()} holds another comparison (differs in: {differences}). Use --out "
         f"{folder.as_posix()}-2, or --fresh to start over; nothing was changed."
@@ -262,8 +271,18 @@ def _begin(folder: Path, asked: dict[str, Any], plan: Plan, data: PreparedData, 
         raise SavedFileError(f"Cannot make the folder {folder.as_posix()}: {error.strerror}. Try --out.") from None
     rows = {name: getattr(splits, name) for name in SPLITS}
     marks = {"labels": source.labels, "groups": source.groups}
-    store_data(folder, data, rows, marks, plan.settings["random_state"])
+    store_data(folder, data, rows, marks, plan.settings)
+    _note(folder, asked, plan)
+
+
+def _note(folder: Path, asked: dict[str, Any], plan: Plan) -> None:
     saving.write_atomic(folder / "plan.json", json.dumps({"asked": asked, "plan": plan.to_json()}, indent=1))
+
+
+def _topped_up(jobs: Sequence[Job], later: Sequence[Job], workers: int) -> tuple[list[Job], list[Job]]:
+    """The jobs with as many of the later ones as keep every worker busy till the last round, and those left."""
+    spare = -len(jobs) % workers
+    return [*jobs, *later[:spare]], list(later[spare:])
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 import zlib
@@ -164,17 +165,12 @@ def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str 
     for position, name in enumerate(frame.columns):
         column = frame.iloc[:, position]
         if not (is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype)):
-            raise InputError(
-                f"{path}: column {name!r} is not numeric (first value {column.iloc[0]!r}). Leave it out, "
-                "encode it "
-                f"(pandas.get_dummies), or use it as labels: labels_key={name!r}."
-            )
+            raise InputError(f"{path}: column {name!r} {_not_numbers(column, str(name))}")
         if column.isna().any():
             row = int(column.isna().to_numpy().argmax())
             raise InputError(
-                f"{path}: column {name!r} has {column.isna().mean():.2g} of its values missing, first in "
-                f"row {row}. "
-                "Fill or drop them; in Python, Batch(x, mask=observed) marks what is missing."
+                f"{path}: column {name!r} has {int(column.isna().sum()):,} of its {len(column):,} values missing, "
+                f"first in row {row} (from 0). Fill or drop them; in Python, Batch(x, mask=observed) marks them."
             )
     x = frame.to_numpy()
     if x.dtype.kind == "O":  # pandas' own nullable types
@@ -185,6 +181,26 @@ def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str 
         taken.get(groups_key) if groups_key else None,
         tuple(frame.columns),
         note,
+    )
+
+
+def _not_numbers(column: Any, name: str) -> str:
+    """Why a column of text cannot be used: a slip among numbers, decimal commas, or words."""
+    import pandas as pd
+
+    wrong = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+    row = int(wrong.to_numpy().argmax())
+    value = column.iloc[row]
+    if re.fullmatch(r"[-+]?\d+,\d+", str(value)):
+        return f"has {value!r} in row {row} (from 0): write decimals with points, not commas."
+    if 2 * wrong.sum() < len(column):
+        return (
+            f"has {value!r} in row {row} (from 0), which is no number, and {int(wrong.sum()):,} such of "
+            f"{len(column):,} in all. Mend or drop them."
+        )
+    return (
+        f"is not numeric (first value {column.iloc[0]!r}). Leave it out, encode it (pandas.get_dummies), or use it as "
+        f"labels: labels_key={name!r}."
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ from latentfit.priors import create
 #: draws that judge a rung, at most, where there are more rows than one draw each needs
 MOST_DRAWS = 120_000
 #: rows of the exact mixture behind the plug-in number, which is quadratic in them
-PLUG_IN_ROWS = 5_000
+PLUG_IN_ROWS = 3_000
+#: characters before a finding's sentence
+LABEL = 12
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,20 @@ class LatentDiagnosis:
     n_rows: int = 0
     lang: str = "en"
 
-    def summary(self) -> str:
-        """The diagnosis in plain lines."""
-        lines = [f"{finding_name(f, self.lang):<12}{finding_sentence(f, self.lang)}" for f in self.findings]
-        remedies = [finding_remedy(f, self.lang) for f in self.findings]
-        lines += [f"{'':<12}{remedy}" for remedy in remedies if remedy]
-        width = max(len(rung.name) for rung in self.ladder.rungs)
+    def summary(self, lang: str | None = None, width: int = 80) -> str:
+        """The diagnosis in lines of at most `width` characters."""
+        lang, lines = lang or self.lang, []
+        for f in self.findings:
+            said = [finding_sentence(f, lang), finding_remedy(f, lang)]
+            parts = [part for text in said if text for part in textwrap.wrap(text, max(20, width - LABEL))]
+            lines += [
+                f"{name:<{LABEL}}{part}" for name, part in zip_longest([finding_name(f, lang)], parts, fillvalue="")
+            ]
+        longest = max(len(rung.name) for rung in self.ladder.rungs)
         chosen = self.ladder.chosen
         for rung in self.ladder.rungs:
             mark = "*" if rung is chosen else " "
-            lines.append(f"  {mark} {rung.name:<{width}}  {rung.gap!s:>14}  {rung.seconds:6.1f} s")
+            lines.append(f"  {mark} {rung.name:<{longest}}  {rung.gap!s:>14}  {rung.seconds:6.1f} s")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from latentfit.adapters import Subject, subject
 from latentfit.data.batch import Batch
@@ -102,6 +102,12 @@ def gather(
     for name, value in (("labels", labels), ("groups", groups)):
         if isinstance(value, str):
             raise InputError(f"{what}: {name}={value!r} names a column, but {under.name} keeps no rows; give an array.")
+    marks = [name for name, value in (("labels", labels), ("groups", groups)) if value is not None]
+    if marks and isinstance(getattr(example, "sampler", None), RandomSampler):
+        raise InputError(
+            f"{what}: X is a DataLoader that shuffles, so {' and '.join(marks)} cannot belong to its rows. "
+            "Give one with shuffle=False, or the rows themselves."
+        )
     if X_test is None or X_train is None:
         rows = under.rows(example, "X")
         label, group = _per_row(labels, rows, "labels", what), _per_row(groups, rows, "groups", what)

@@ -140,8 +140,8 @@ class Measures:
             return None
         return bdmc(vae, n_rows=SIMULATED_ROWS, random_state=self.seed).gap
 
-    def holes(self, ladder: Ladder) -> Holes:
-        """Holes of the model's prior, judged by the best prior of the ladder (fitted on other rows than the codes')."""
+    def holes(self, ladder: Ladder, prior: Prior | None = None) -> Holes:
+        """Holes of the model's prior, or of another, judged by the ladder's best (fitted on other rows than these)."""
         rungs = [rung for rung in ladder.rungs if rung.weight > 0] or ladder.rungs
         judge = max(rungs, key=lambda rung: rung.gap.value).prior
         context = self.material.codes_test.context
@@ -149,9 +149,8 @@ class Measures:
         drawn = None
         if context is not None:
             drawn = context[torch.as_tensor(np.random.default_rng(self.seed).integers(len(context), size=n))]
-        return prior_holes(
-            judge, self.vae.prior, self.material.codes_test, n_samples=n, context=drawn, random_state=self.seed
-        )
+        sampled = self.vae.prior if prior is None else prior
+        return prior_holes(judge, sampled, self.material.codes_test, n_samples=n, context=drawn, random_state=self.seed)
 
     def functional_hole(self) -> FunctionalHole | None:
         if self.material.test.context is not None and not self.vae.conditional:

@@ -14,6 +14,7 @@ from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
 from latentfit.diagnosis.material import gather, with_parts
 from latentfit.diagnosis.measures import DEPTHS, Depth, Goal, Measures, likelihood_name
+from latentfit.diagnosis.pictures import Pictures, draw_pictures
 from latentfit.diagnosis.probe import STEPS
 from latentfit.diagnosis.result import Diagnosis, DiagnosisSetting
 from latentfit.diagnosis.verdicts import (
@@ -183,7 +184,7 @@ class _Found:
         full = measures.depth == "full"
         setting = DiagnosisSetting(
             model=under.name,
-            understood=list(getattr(measures.vae, "understood", [])),
+            understood=list(getattr(measures.vae, "sentences", [])),
             likelihood=likelihood_name(measures.vae) if under.can_score else "",
             data_shape=tuple(material.test.x.shape[1:]),
             n_test=len(material.test) if material.separate else len(material.whole or ()),
@@ -223,14 +224,23 @@ class _Found:
             overlap=self.overlap,
             simulated_error=self.simulated,
             probe=self.probe,
+            pictures=self._pictures(),
         )
+
+    def _pictures(self) -> Pictures:
+        chosen, measures = self.ladder.chosen, self.measures
+        new = None if chosen is self.ladder.nothing else chosen.prior
+        new_holes = None if new is None else measures.holes(self.ladder, new)
+        return draw_pictures(self.material, new, self.holes, new_holes, units=self.units, random_state=measures.seed)
 
 
 def _training(under: Subject) -> Finding:
     """By the package's own history, or by what the user said of the loss."""
     facts, loss = under.training_facts, under.loss
     if facts is not None:
-        return training_finding(facts.kl_weight_reached, facts.warmup, facts.converged)
+        return training_finding(
+            facts.kl_weight_reached, facts.warmup, facts.converged, steps=facts.steps, late_gain=facts.late_gain
+        )
     if loss is not None and loss.reconstruction == "nll":
         return training_finding(loss.kl_weight, None, None)
     return training_finding(None, None, None)

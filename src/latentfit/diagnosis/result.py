@@ -11,6 +11,7 @@ import numpy as np
 
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding, plain
+from latentfit.diagnosis.pictures import Pictures
 from latentfit.diagnosis.probe import Probe
 from latentfit.evaluation.collapse import ActiveUnits
 from latentfit.evaluation.estimate import Estimate
@@ -26,7 +27,7 @@ class DiagnosisSetting:
     """What was diagnosed, on which rows, and how: enough to repeat it.
 
     Attributes:
-        model: its name; understood: what the adapter understood of a foreign model, line by line.
+        model: its name; understood: what the adapter understood of a foreign model, sentence by sentence.
         likelihood: its name, or "" in latent-only mode.
         n_test, n_train: rows judged by, rows priors were fitted on.
         separate: whether the test rows were given beside the training rows.
@@ -72,6 +73,7 @@ class Diagnosis:
             overlap: share of neighbours that codes and data agree on, where there are no labels.
         simulated_error: BDMC's gap, an upper bound on the error of log p(x) on rows *simulated* from the model.
         probe: whether the prior presses on the encoder, where it was asked for.
+        pictures: the arrays that the report draws.
     """
 
     setting: DiagnosisSetting
@@ -96,8 +98,7 @@ class Diagnosis:
     overlap: Estimate | None = None
     simulated_error: Estimate | None = None
     probe: Probe | None = None
-    #: what the report draws: codes of test rows in a plane, samples, ...
-    pictures: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    pictures: Pictures = field(default_factory=Pictures, repr=False)
 
     @property
     def first(self) -> Finding | None:
@@ -129,11 +130,11 @@ class Diagnosis:
         }
         return pd.DataFrame(columns)
 
-    def summary(self, lang: str | None = None) -> str:
-        """The diagnosis as a table of at most 80 columns."""
+    def summary(self, lang: str | None = None, width: int = 80) -> str:
+        """The diagnosis as a table of lines of at most `width` characters."""
         from latentfit.report.diagnosis_text import diagnosis_text
 
-        return diagnosis_text(self, lang or self.setting.lang)
+        return diagnosis_text(self, lang or self.setting.lang, width)
 
     def __str__(self) -> str:
         return self.summary()
@@ -153,10 +154,10 @@ class Diagnosis:
         return diagnosis_markdown(self, lang or self.setting.lang)
 
     def report(self, path: str | Path, *, lang: str | None = None, title: str | None = None, **options: Any) -> Path:
-        """Write the report: one offline HTML file.
+        """Write the report: one offline HTML file, and a card for chat beside it, of the same name in PNG.
 
         Args:
-            path: of the file, replaced atomically.
+            path: of the page, replaced atomically.
             lang: "en" or "vi".
             title: of the page.
             options: `show_data`: whether pictures of the data may be in it (False by default).

@@ -16,13 +16,21 @@ GRAVE_BETA = 3.0
 MANY_HOLES = 0.05
 
 
-def training_finding(kl_weight: float | None, warmup: str | None, converged: bool | None) -> Finding:
+def training_finding(
+    kl_weight: float | None,
+    warmup: str | None,
+    converged: bool | None,
+    *,
+    steps: int | None = None,
+    late_gain: float | None = None,
+) -> Finding:
     """Whether the training was finished, by what its owner or its package says of it.
 
     Args:
         kl_weight: what the KL weight ended at; None: unknown.
         warmup: what the history says of an unfinished warm-up.
         converged: None: unknown.
+        steps: of the whole training; late_gain: nats still won in the last fifth of them.
     """
     if kl_weight is not None and kl_weight < 0.99:
         parameters: dict[str, Any] = {"kl_weight": kl_weight}
@@ -30,7 +38,11 @@ def training_finding(kl_weight: float | None, warmup: str | None, converged: boo
             return Finding("LF-TRAIN-01", "improve", {**parameters, "warmup": warmup, "variant": "warmup"})
         return Finding("LF-TRAIN-01", "improve", {**parameters, "variant": "weight"})
     if converged is False:
+        if steps and late_gain is not None:
+            return Finding("LF-TRAIN-01", "improve", {"slope": round(late_gain, 1), "steps": steps // 5})
         return Finding("LF-TRAIN-01", "improve", {"variant": "rising"})
+    if converged is None and steps:
+        return Finding("LF-TRAIN-01", "know", {"steps": steps, "variant": "short"})
     if converged is None:
         return Finding("LF-TRAIN-01", "know", {"variant": "unknown"})
     return Finding("LF-TRAIN-01", "ok", {"variant": "finished"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from numpy.typing import ArrayLike
@@ -89,7 +90,7 @@ def _trained(samples: list[Tensor], max_steps: int, random_state: int) -> MLP:
         return Batch(torch.cat(parts), context=target, weight=weight)
 
     def loss(batch: Batch, step: int = 0) -> dict[str, Tensor]:
-        rows = F.binary_cross_entropy_with_logits(network(batch.x), batch.context, reduction="none")
+        rows = F.binary_cross_entropy_with_logits(network(batch.x), cast(Tensor, batch.context), reduction="none")
         return {"loss": batch.mean(rows.squeeze(-1))}
 
     held_out = labelled(stop)

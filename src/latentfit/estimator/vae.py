@@ -24,9 +24,9 @@ from latentfit.data.prepared import prepare_rows
 from latentfit.data.rows import as_batch
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.codes import encode_rows
-from latentfit.evaluation.likelihood import decoder_rows, log_likelihood
+from latentfit.evaluation.likelihood import log_likelihood
 from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal
-from latentfit.evaluation.rows import blocks
+from latentfit.evaluation.rows import blocks, decoder_rows
 from latentfit.evaluation.terms import elbo_terms
 from latentfit.model import RANKABLE, RECIPE, Prior, VAEModule, fit
 from latentfit.training import isolated_rng, show_progress
@@ -266,10 +266,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _with_prior(self, prior: Prior, rows: Tensor) -> Self:
         """The same VAE under another prior: networks shared, the proposal fitted again on training rows."""
+        module = copy.copy(self.module_)
+        module._modules = {**self.module_._modules, "prior": prior}
+        return self._with_module(module, rows)
+
+    def _with_module(self, module: VAEModule, rows: Tensor) -> Self:
+        """The same estimator around another module, its proposal fitted on training rows."""
         changed = copy.copy(self)
-        changed.module_ = copy.copy(self.module_)
-        changed.module_._modules = {**self.module_._modules, "prior": prior}
-        changed._proposal = _fitted_proposal(changed.module_, rows[:PROPOSAL_ROWS], PROPOSAL_STEPS, self.seed_)
+        changed.module_ = module
+        changed._proposal = _fitted_proposal(module, rows[:PROPOSAL_ROWS], PROPOSAL_STEPS, self.seed_)
         return changed
 
     @property

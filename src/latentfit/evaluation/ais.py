@@ -15,7 +15,7 @@ from torch import Tensor
 from latentfit.errors import ReliabilityWarning
 from latentfit.evaluation.annealing import Settings, annealers, forward, require_exact
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal
+from latentfit.evaluation.proposal import Frame, Proposal, encoder_proposal, fit_proposal
 from latentfit.evaluation.rows import evaluation_rows, frozen, to_numpy
 from latentfit.model.vae import VAEModule
 
@@ -35,9 +35,7 @@ class AIS:
         effective_sample_size: (N,) (sum w)^2 / sum w^2 over chains, between 1 and C.
         acceptance: (N,) mean acceptance of the transitions; nan with one temperature, which has none.
         estimate: the mean over rows, with its standard error over rows.
-        n_chains: C, chains per row.
-        n_temperatures: K, steps from the proposal to the posterior.
-        n_leapfrog: L, leapfrog steps per transition.
+        settings: chains, temperatures, leapfrog steps, seed and refinement.
     """
 
     values: np.ndarray
@@ -45,9 +43,7 @@ class AIS:
     effective_sample_size: np.ndarray
     acceptance: np.ndarray
     estimate: Estimate
-    n_chains: int
-    n_temperatures: int
-    n_leapfrog: int
+    settings: Settings
 
     @property
     def unreliable(self) -> float:
@@ -73,6 +69,7 @@ def ais_log_likelihood(
     random_state: int = 0,
     refinement_steps: int = 100,
     groups: Any = None,
+    frame: Frame | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AIS:
     r"""log p(x) per row by annealed importance sampling from the refined evaluation proposal.
@@ -106,6 +103,7 @@ def ais_log_likelihood(
         random_state: seed.
         refinement_steps: gradient steps that fit each row's Gaussian; 0 starts from the shared proposal.
         groups: (N,) labels of related rows, for a cluster-robust error of the mean.
+        frame: from `refined_rows`, where the rows' own Gaussians are known already.
         progress: called with (step, steps).
 
     Returns:
@@ -124,7 +122,7 @@ def ais_log_likelihood(
     e = starting_proposal(vae, proposal, X_train, random_state)
     log_w, acceptance = [], []
     with torch.inference_mode(False), torch.no_grad(), frozen(vae, e, random_state=random_state):
-        for _, annealer, noise in annealers(vae, e, batch, settings, progress):
+        for _, annealer, noise in annealers(vae, e, batch, settings, progress, known=frame):
             run = forward(annealer, noise, settings)
             log_w.append(run.log_w.cpu())
             acceptance.append(run.acceptance)
@@ -160,7 +158,5 @@ def _summary(log_w: Tensor, acceptance: Tensor, settings: Settings, weights: np.
         effective_sample_size=size,
         acceptance=to_numpy(acceptance),
         estimate=Estimate.of(values, weights=weights, groups=groups),
-        n_chains=c,
-        n_temperatures=settings.n_temperatures,
-        n_leapfrog=settings.n_leapfrog,
+        settings=settings,
     )

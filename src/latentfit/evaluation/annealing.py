@@ -12,10 +12,10 @@ from torch import Tensor
 from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.codes import encode_rows
-from latentfit.evaluation.likelihood import REFINEMENT_STREAM, decoder_rows, require_density
-from latentfit.evaluation.local import PAIRS, refine
+from latentfit.evaluation.likelihood import require_density
+from latentfit.evaluation.local import PAIRS, REFINEMENT_STREAM, Refinement
 from latentfit.evaluation.proposal import Frame, Proposal, log_joint
-from latentfit.evaluation.rows import RowNoise, blocks
+from latentfit.evaluation.rows import RowNoise, blocks, decoder_rows
 from latentfit.model.contracts import LOG_2PI
 from latentfit.model.vae import VAEModule
 
@@ -230,8 +230,9 @@ def annealers(
     settings: Settings,
     progress: Callable[[int, int], None] | None = None,
     passes: int = 2,
+    known: Frame | None = None,
 ) -> Iterator[tuple[slice, Annealer, Noise]]:
-    """Blocks of rows with their refined Gaussians: those of `log_likelihood` with the same seed.
+    """Blocks of rows with their refined Gaussians: those of `log_likelihood` with the same seed, or `known` ones.
 
     Memory: some thousand decoded rows with their activations, whatever N and K. `progress` counts `passes` over the
     temperatures of each block.
@@ -241,6 +242,7 @@ def annealers(
     """
     codes = encode_rows(vae, batch, random_state=settings.random_state)
     search = RowNoise(len(batch), settings.random_state, REFINEMENT_STREAM)
+    refined = Refinement(vae, proposal, batch, codes, search, settings.refinement_steps)
     chunks = list(blocks(len(batch), max(1, decoder_rows(batch) // max(settings.n_chains, 2 * PAIRS))))
     done, total = 0, len(chunks) * passes * settings.n_temperatures
 
@@ -251,15 +253,11 @@ def annealers(
             progress(done, total)
 
     for chunk in chunks:
-        part = batch[chunk].to(vae.device)
-        frame = proposal.frame(codes[chunk])
-        if not bool(frame.log_det.isfinite().all()):
+        if not bool(proposal.frame(codes[chunk]).log_det.isfinite().all()):
             raise InputError("The proposal has no scale (a deterministic encoder); give X_train= to fit one.")
-        if settings.refinement_steps:
-            eps = search.draw(chunk, settings.refinement_steps * PAIRS, (proposal.dim,), codes.mean)
-            frame = refine(vae, part, frame, eps.unflatten(1, (-1, PAIRS)).transpose(0, 1))
+        frame = refined(chunk) if known is None else known[chunk]
         noise = Noise(len(batch), chunk, settings.random_state, frame.location)
-        yield chunk, Annealer(vae, part, frame, settings.n_leapfrog, tick), noise
+        yield chunk, Annealer(vae, batch[chunk].to(vae.device), frame, settings.n_leapfrog, tick), noise
 
 
 def _standard_normal(u: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class BDMC:
         gap: upper - lower, paired by row: bounds the error of both.
         lower_values, upper_values: (N,); of a single row the two may be the wrong way round, by chance.
         simulated: (N, *data_shape), the rows, on the CPU.
-        n_chains, n_temperatures, n_leapfrog: as in `AIS`.
+        settings: as in `AIS`.
     """
 
     lower: Estimate
@@ -40,9 +40,7 @@ class BDMC:
     lower_values: np.ndarray
     upper_values: np.ndarray
     simulated: Tensor
-    n_chains: int
-    n_temperatures: int
-    n_leapfrog: int
+    settings: Settings
 
     def __str__(self) -> str:
         return (
@@ -111,9 +109,7 @@ def bdmc(
         lower_values=below,
         upper_values=above,
         simulated=batch.x.cpu(),
-        n_chains=n_chains,
-        n_temperatures=n_temperatures,
-        n_leapfrog=n_leapfrog,
+        settings=settings,
     )
 
 

@@ -15,9 +15,8 @@ from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.likelihood import decoder_rows
 from latentfit.evaluation.proposal import Proposal
-from latentfit.evaluation.rows import blocks, evaluation_rows, frozen, to_numpy
+from latentfit.evaluation.rows import blocks, decoder_rows, evaluation_rows, frozen, to_numpy
 from latentfit.likelihoods import Normal
 from latentfit.model.contracts import LOG_2PI, Likelihood
 from latentfit.model.vae import VAEModule

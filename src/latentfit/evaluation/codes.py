@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ ENCODER_ROWS = 2_000
 FLOAT64_ROWS = 16_384
 #: draws kept per row where q(z given x) cannot be drawn again from its moments (a flow posterior)
 STORED_DRAWS = 8
+#: of a stored draw's distance from the mean, what a prior is fitted to; the rest of its variance is fresh noise
+KEPT = math.sqrt(0.75)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,17 @@ class Codes:
             else:
                 offset = torch.einsum("nij,nj->ni", self.scale_tril, noise.flatten(1))
                 yield self.mean + offset.view_as(noise)
+
+    def gaussian_rows(self) -> tuple[Tensor, Tensor]:
+        """Mean and std (N, *event_shape) of Gaussians, one per row, with draws like those of q(z): for `Prior.fit`.
+
+        Where q is no Gaussian each is around a stored draw of its row, drawn in toward the mean by as much as its own
+        noise adds: the aggregate keeps its first two moments, and most of the shape that the rows' own Gaussians
+        have not. One draw per row, for draws of a row on both sides of the fit's split would hide overfitting.
+        """
+        if self.stored is None:
+            return self.mean, self.std
+        return torch.lerp(self.mean, self.stored[0], KEPT), math.sqrt(1 - KEPT**2) * self.std
 
     def kl_to_standard_normal(self) -> Tensor:
         r"""KL(q(z given x) || N(0, I)) of Gaussian codes per row: (N,), nats, float64.

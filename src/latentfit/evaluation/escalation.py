@@ -6,12 +6,11 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, overload
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
@@ -19,9 +18,9 @@ from latentfit.evaluation.ais import AIS, CHAINS, LEAPFROG, TEMPERATURES, ais_lo
 from latentfit.evaluation.annealing import PILOT_CHAINS
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Progress
-from latentfit.evaluation.likelihood import LogLikelihood, log_likelihood
-from latentfit.evaluation.local import PAIRS
-from latentfit.evaluation.proposal import Proposal
+from latentfit.evaluation.likelihood import LogLikelihood, log_likelihood, require_density
+from latentfit.evaluation.local import PAIRS, refined_rows
+from latentfit.evaluation.proposal import Frame, Proposal
 from latentfit.evaluation.rows import as_models, evaluation_rows
 from latentfit.model.vae import VAEModule
 
@@ -75,45 +74,11 @@ class Scored:
         return (self.log_likelihood if self.ais is None else self.ais).estimate
 
 
-@overload
 def escalate(
-    vae: VAEModule,
+    models: Sequence[VAEModule],
     X: Any,
     *,
-    proposal: Proposal | Sequence[Proposal] | None = ...,
-    X_train: Any = ...,
-    n_rows: int = ...,
-    n_ais_rows: int = ...,
-    n_importance_samples: int | Literal["auto"] = ...,
-    groups: Any = ...,
-    random_state: int = ...,
-    max_seconds: float | None = ...,
-    progress: Progress | None = ...,
-) -> Scored: ...
-
-
-@overload
-def escalate(
-    vae: Sequence[VAEModule],
-    X: Any,
-    *,
-    proposal: Proposal | Sequence[Proposal] | None = ...,
-    X_train: Any = ...,
-    n_rows: int = ...,
-    n_ais_rows: int = ...,
-    n_importance_samples: int | Literal["auto"] = ...,
-    groups: Any = ...,
-    random_state: int = ...,
-    max_seconds: float | None = ...,
-    progress: Progress | None = ...,
-) -> list[Scored]: ...
-
-
-def escalate(
-    vae: VAEModule | Sequence[VAEModule],
-    X: Any,
-    *,
-    proposal: Proposal | Sequence[Proposal] | None = None,
+    proposal: Sequence[Proposal] | None = None,
     X_train: Any = None,
     n_rows: int = 500,
     n_ais_rows: int = 200,
@@ -122,7 +87,7 @@ def escalate(
     random_state: int = 0,
     max_seconds: float | None = None,
     progress: Progress | None = None,
-) -> Scored | list[Scored]:
+) -> list[Scored]:
     """log p(x) of a random subset of rows, with as many importance samples as it needs, or annealed.
 
     The number of samples is doubled from 64 up to 4096 until the second half of them adds less than 0.02 nats to the
@@ -134,11 +99,11 @@ def escalate(
 
     The gate sees weights with heavy tails. It cannot see a mode that no sample reached.
 
-    A row's first draws of noise do not depend on the number of samples on the CPU; the samples do, because the share of
-    the widened component is kept. So nothing is reused: the last run is the one reported.
+    The rows' own Gaussians are found once and serve every number of samples, and annealing. Of the samples nothing is
+    reused: the last run is the one reported.
 
     Args:
-        vae: a VAE, or several to be compared.
+        models: one VAE, or several to be compared.
         X: (N, *data_shape).
         proposal: from `fit_proposal`, one for each model.
         X_train: rows to fit the proposals on, where none is given.
@@ -152,7 +117,7 @@ def escalate(
         progress: called with (stage, step, steps).
 
     Returns:
-        One result, or a list of them where a sequence of models was given.
+        A result for each model.
 
     Raises:
         CapabilityError: a prior whose density cannot enter log p(x).
@@ -161,7 +126,7 @@ def escalate(
     Warns:
         ReliabilityWarning: where the gate failed and annealing was not possible.
     """
-    models = as_models(vae)
+    models = as_models(models)
     automatic = n_importance_samples == "auto"
     if not automatic and not (isinstance(n_importance_samples, int) and n_importance_samples >= 1):
         raise InputError(f"n_importance_samples is a positive number or 'auto', got {n_importance_samples!r}.")
@@ -180,6 +145,7 @@ def escalate(
         clock,
         progress,
     )
+    task.refine()
     k = FEWEST if n_importance_samples == "auto" else n_importance_samples
     scored, reason = task.sample(k, automatic)
     annealed: list[AIS] | None = None
@@ -187,13 +153,12 @@ def escalate(
         annealed, reason = task.anneal(n_ais_rows, scored)
     if annealed is None and any(map(gate_fails, scored)):
         warnings.warn(f"log p(x) is too low, by an unknown amount: {reason}", ReliabilityWarning, stacklevel=2)
-    results = [
+    return [
         Scored(one, rows, one.n_importance_samples, "importance sampling", reason)
         if annealed is None
         else Scored(one, rows, one.n_importance_samples, "ais", reason, annealed[i])
         for i, one in enumerate(scored)
     ]
-    return results[0] if isinstance(vae, nn.Module) else results
 
 
 def gate_fails(result: LogLikelihood) -> bool:
@@ -224,12 +189,24 @@ class _Task:
     random_state: int
     clock: _Clock
     progress: Progress | None
+    frames: list[Frame] = field(default_factory=list)
+
+    def refine(self) -> None:
+        """Find the rows' own Gaussians under each model, once."""
+        begun = time.monotonic()
+        for model, proposal in zip(self.models, self.proposals, strict=True):
+            require_density(model)
+            self.frames.append(
+                refined_rows(model, self.batch, proposal, random_state=self.random_state, steps=REFINEMENT_STEPS)
+            )
+        calls = len(self.models) * len(self.batch) * _REFINEMENT_CALLS
+        self.clock.seconds_per_call = (time.monotonic() - begun) / max(calls, 1)
 
     def sample(self, k: int, automatic: bool) -> tuple[list[LogLikelihood], str]:
         """Importance sampling with k draws, doubled while it helps; and why it ended there."""
         while True:
             begun = time.monotonic()
-            scored = [self._sampled(model, e, k) for model, e in zip(self.models, self.proposals, strict=True)]
+            scored = [self._sampled(i, k) for i in range(len(self.models))]
             self.clock.seconds_per_call = (time.monotonic() - begun) / self._sampling_calls(k)
             if self.progress is not None:
                 self.progress("importance sampling", k, max(k, MOST if automatic else k))
@@ -268,17 +245,17 @@ class _Task:
         whom = "every model was" if len(self.models) > 1 else "the model was"
         return annealed, f"{failed}, so {whom} scored by annealing on {n:,} of the rows."
 
-    def _sampled(self, model: VAEModule, proposal: Proposal, k: int) -> LogLikelihood:
+    def _sampled(self, i: int, k: int) -> LogLikelihood:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReliabilityWarning)  # the gate answers it
             return log_likelihood(
-                model,
+                self.models[i],
                 self.batch,
                 n_importance_samples=k,
-                proposal=proposal,
+                proposal=self.proposals[i],
                 groups=self.groups,
                 random_state=self.random_state,
-                refinement_steps=REFINEMENT_STEPS,
+                frames=[self.frames[i]],
             )
 
     def _annealed(self, i: int, n: int) -> AIS:
@@ -290,17 +267,17 @@ class _Task:
             proposal=self.proposals[i],
             groups=None if self.groups is None else self.groups[:n],
             random_state=self.random_state,
-            refinement_steps=REFINEMENT_STEPS,
+            frame=self.frames[i][slice(0, n)],
             progress=None if report is None else lambda s, of: report("annealing", offset * of + s, parts * of),
         )
 
     def _sampling_calls(self, k: int) -> float:
         """Decoder calls of one run over all models and rows."""
-        return len(self.models) * len(self.batch) * (k + _REFINEMENT_CALLS)
+        return len(self.models) * len(self.batch) * k
 
     def _annealing_calls(self, n: int) -> float:
         per_row = (CHAINS + PILOT_CHAINS) * TEMPERATURES * LEAPFROG * GRADIENT_CALLS
-        return len(self.models) * n * (per_row + _REFINEMENT_CALLS)
+        return len(self.models) * n * per_row
 
 
 def _more(k: int, change: float) -> int:
@@ -311,11 +288,9 @@ def _more(k: int, change: float) -> int:
 
 
 def _proposals(
-    models: list[VAEModule], given: Proposal | Sequence[Proposal] | None, X_train: Any, random_state: int
+    models: list[VAEModule], given: Sequence[Proposal] | None, X_train: Any, random_state: int
 ) -> list[Proposal]:
-    proposals: list[Proposal | None] = [None] * len(models)
-    if given is not None:
-        proposals = [given] if isinstance(given, Proposal) else list(given)
+    proposals: Sequence[Proposal | None] = [None] * len(models) if given is None else given
     if len(proposals) != len(models):
         raise InputError(f"escalate: {len(models)} models need as many proposals, got {len(proposals)}.")
     return [starting_proposal(m, e, X_train, random_state) for m, e in zip(models, proposals, strict=True)]

@@ -101,9 +101,9 @@ class Estimate:
 
 def t_quantile(probability: float, df: float) -> float:
     """Quantile of Student's t with `df` degrees of freedom (infinite: the normal)."""
-    from scipy.stats import norm, t  # scikit-learn requires scipy
+    from scipy.special import ndtri, stdtrit  # scikit-learn requires scipy; scipy.stats takes a second to import
 
-    return float(norm.ppf(probability) if math.isinf(df) else t.ppf(probability, df))
+    return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
 
 
 def _digits(error: float) -> int:

@@ -14,7 +14,7 @@ from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.rows import blocks, frozen, to_numpy
-from latentfit.model.contracts import LOG_2PI, Prior
+from latentfit.model.contracts import LOG_2PI, RANKABLE, Prior
 
 #: latents scored at once
 BLOCK_LATENTS = 8_192
@@ -28,7 +28,9 @@ def prior_gap(
     r"""T(r) = mean over rows of log r(z) - log p(z), z ~ q(z given x): nats per row.
 
     On rows disjoint from those r was fitted on it is unbiased for KL(q(z) || p) - KL(q(z) || r), hence a
-    lower bound on the mismatch KL(q(z) || p), and it is the held-out ELBO gained by putting r in p's place.
+    lower bound on the mismatch KL(q(z) || p), and it is the held-out ELBO gained by putting r in p's place. An r whose
+    density is only unbiased (two stages) makes it smaller, E log of an estimate being at most the log: still "at
+    least". Such a p would make it larger, so p's must be exact.
 
     Args:
         r: the prior tried, fitted on other rows.
@@ -42,7 +44,7 @@ def prior_gap(
         The mean with its interval over rows; `prior_gap_per_row` gives the rows.
 
     Raises:
-        CapabilityError: a density that is not exact.
+        CapabilityError: a p without an exact density, an r without an exact or unbiased one.
     """
     values = prior_gap_per_row(r, p, codes, n_draws=n_draws, random_state=random_state)
     return Estimate.of(values, groups=codes.groups, level=level)
@@ -57,12 +59,12 @@ def log_ratios(r: Prior, p: Prior, codes: Codes, *, n_draws: int, random_state: 
     """log r(z) - log p(z) of draws z ~ q(z given x): (n_draws, N), nats."""
     if n_draws < 1:
         raise InputError(f"n_draws must be at least 1, got {n_draws}.")
-    for prior in (r, p):
-        require_exact(prior)
+    require_exact(p)
+    require_bound(r)
     generator = torch.Generator(device=codes.mean.device).manual_seed(random_state)
     ratios = [
-        density_of(r, z[None], codes.context) - density_of(p, z[None], codes.context)
-        for z in codes.draws(n_draws, generator)
+        density_of(r, z[None], codes.context, random_state + draw) - density_of(p, z[None], codes.context)
+        for draw, z in enumerate(codes.draws(n_draws, generator))
     ]
     return to_numpy(torch.cat(ratios))
 
@@ -80,12 +82,26 @@ def require_exact(prior: Prior) -> None:
         )
 
 
+def require_bound(prior: Prior) -> None:
+    """Refuse densities that may come out too large: with them a gap would not be "at least".
+
+    Raises:
+        CapabilityError: with the reason.
+    """
+    if prior.density not in RANKABLE:
+        name = prior.name or type(prior).__name__
+        raise CapabilityError(
+            f"The prior gap needs an exact or an unbiased density; that of {name!r} is {prior.density!r}, which may "
+            "come out too large. Compare by sample quality instead."
+        )
+
+
 @torch.inference_mode()
-def density_of(prior: Prior, z: Tensor, context: Tensor | None = None) -> Tensor:
-    """log prior(z) in blocks of rows: z (S, N, *event_shape) -> (S, N), float64."""
+def density_of(prior: Prior, z: Tensor, context: Tensor | None = None, random_state: int = 0) -> Tensor:
+    """log prior(z) in blocks of rows: z (S, N, *event_shape) -> (S, N), float64; the seed is for noisy densities."""
     device = next((t.device for t in (*prior.parameters(), *prior.buffers())), z.device)
     parts = []
-    with frozen(prior):
+    with frozen(prior, random_state=random_state):
         for rows in blocks(z.shape[1], max(1, BLOCK_LATENTS // z.shape[0])):
             given = None if context is None else context[rows].to(device)
             parts.append(prior.log_prob(z[:, rows].to(device), given).double())
@@ -99,7 +115,7 @@ def defensive_weight(r: Prior, p: Prior, codes: Codes, *, n_draws: int = 8, rand
     fitted on nor those the gap is reported on.
 
     Raises:
-        CapabilityError: a density that is not exact.
+        CapabilityError: see `prior_gap`.
     """
     ratio = log_ratios(r, p, codes, n_draws=n_draws, random_state=random_state).ravel()
 

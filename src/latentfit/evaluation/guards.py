@@ -22,9 +22,8 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import split_rows
 from latentfit.evaluation.neighbours import nearest
 from latentfit.evaluation.rows import frozen
-from latentfit.flows.bijection import Bijection
 from latentfit.model.contracts import Prior
-from latentfit.priors import DefensiveMixture
+from latentfit.priors import DefensiveMixture, ExternalPrior, FlowPrior
 
 #: the tail of the distances of rows that are right, and the share beyond it that is too much
 TAIL = 0.01
@@ -195,7 +194,7 @@ def inverse_error(r: Prior, codes: Codes, *, n_max: int = 10_000, random_state: 
     Where the map loses digits, the density and the samples are of different distributions.
 
     Args:
-        r: a prior whose map is a `whitening` followed by a `flow`, or a defensive mixture of one.
+        r: a prior with a `round_trip`, as all flows have, or a defensive mixture of one.
         codes: held out.
         n_max: codes at most, and samples.
         random_state: seed.
@@ -206,8 +205,7 @@ def inverse_error(r: Prior, codes: Codes, *, n_max: int = 10_000, random_state: 
     prior = r
     while isinstance(prior, DefensiveMixture):
         prior = prior.base if prior.weight else prior.anchor
-    whitening, flow = getattr(prior, "whitening", None), getattr(prior, "flow", None)
-    if not isinstance(whitening, Bijection) or not isinstance(flow, Bijection):
+    if not isinstance(prior, FlowPrior | ExternalPrior) or not prior.invertible:
         return None
     held_out = codes[_some(len(codes), n_max, random_state)]
     scale = _Scale(codes)
@@ -217,10 +215,8 @@ def inverse_error(r: Prior, codes: Codes, *, n_max: int = 10_000, random_state: 
     found: list[float] = []
     with frozen(prior):
         for z in (_draws(held_out, random_state), _samples(prior, held_out, len(held_out), random_state)):
-            rows = z.flatten(1).to(like)
-            u, _ = flow(whitening(rows)[0], given)
-            back, _ = whitening.inverse(flow.inverse(u, given)[0])
-            error = ((back - rows).abs() / scale.std.to(like)).amax(-1).double().cpu()
+            z = z.to(like)
+            error = (scale(prior.round_trip(z, given)) - scale(z)).abs().amax(-1).double().cpu()
             found += [float(torch.quantile(error, 0.999)), float(error.max())]
     return InverseError(*found)
 

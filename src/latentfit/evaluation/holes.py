@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.gap import density_of, require_exact
+from latentfit.evaluation.gap import density_of, require_bound
 from latentfit.evaluation.rows import blocks, frozen, to_numpy
 from latentfit.model.contracts import Prior
 
 #: the quantile of log r on held-out codes below which a sample lies in a hole
 QUANTILE = 0.01
+#: samples in holes that are kept, to be looked at
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,16 @@ class Holes:
         threshold: the 1 % quantile of log r on held-out codes, nats.
         log_r_codes: (N,) log r of held-out codes.
         log_r_samples: (n,) log r of p's samples.
+        examples: (k, *event_shape) the first of p's samples that lie in a hole, in the order they were drawn.
+        example_rows: (k,) which of the samples they are.
     """
 
     share: Estimate
     threshold: float
     log_r_codes: np.ndarray
     log_r_samples: np.ndarray
+    examples: Tensor | None = None
+    example_rows: np.ndarray | None = None
 
 
 def prior_holes(
@@ -50,10 +57,10 @@ def prior_holes(
         random_state: seed.
 
     Raises:
-        CapabilityError: r without an exact density.
+        CapabilityError: r without an exact or unbiased density.
         InputError: fewer than 2 samples.
     """
-    require_exact(r)
+    require_bound(r)
     if n_samples < 2:
         raise InputError(f"n_samples must be at least 2, got {n_samples}.")
     device = next((t.device for t in (*p.parameters(), *p.buffers())), codes.mean.device)
@@ -73,4 +80,12 @@ def prior_holes(
     error = math.sqrt(share * (1 - share) / n_samples + QUANTILE * (1 - QUANTILE) / len(codes))
     estimate = Estimate.from_error(share, error)
     low, high = estimate.interval
-    return Holes(Estimate(share, error, (max(0.0, low), min(1.0, high))), threshold, log_r_codes, log_r_samples)
+    first = np.flatnonzero(log_r_samples < threshold)[:EXAMPLES]
+    return Holes(
+        Estimate(share, error, (max(0.0, low), min(1.0, high))),
+        threshold,
+        log_r_codes,
+        log_r_samples,
+        z[torch.as_tensor(first, device=z.device)],
+        first,
+    )

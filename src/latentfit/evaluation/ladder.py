@@ -23,8 +23,8 @@ NOTHING = "nothing"
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
 #: flows whose base is a mixture, where one has won something, and its components at most (each costs time)
 ON_A_MIXTURE, MOST_BASE_COMPONENTS = ("realnvp",), 30
-#: rows that find one number, the defensive weight, at most
-MOST_WEIGHT_ROWS = 5_000
+#: rows and draws that find one number, the defensive weight, at most
+MOST_WEIGHT_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
 #: differences below it, in nats per row, are not worth a larger prior
 WORTHWHILE = 0.1
 
@@ -107,6 +107,12 @@ class Ladder:
 
         The best of K rungs is chosen by the numbers it is reported with, so each bound is taken
         at (1 - level) / K (Bonferroni). "Nothing" has a gap of exactly 0 and needs no correction.
+
+        Student's t serves although log ratios may have a heavy left tail. Let A be a place that no row fell into,
+        with a share s of q(z). What the rows outside it say exceeds KL(q || p) by at most
+        (2 KL(q || p) s + H(s)) / (1 - s), H being the entropy of (s, 1 - s), whatever r is (split both KLs at A):
+        with s = 1 / N that is (2 KL + log N + 1) / N, far less than the interval's width. Bounds that need no
+        normal approximation pay more than that (benchmarks/coverage.py has them side by side).
         """
         best = self.best
         if best is self.nothing:
@@ -157,9 +163,10 @@ def climb(
         prior = _create(wanted, codes_train, found) if isinstance(wanted, str) else wanted
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
         started = time.perf_counter()
+        mean, std = codes_train.gaussian_rows()
         prior.fit(
-            codes_train.mean,
-            std=codes_train.std,
+            mean,
+            std=std,
             context=codes_train.context,
             max_steps=max_steps,
             random_state=random_state,
@@ -168,7 +175,8 @@ def climb(
         seconds = time.perf_counter() - started
         prior.eval()
         few = codes_validation[:: max(1, len(codes_validation) // MOST_WEIGHT_ROWS)]  # rows may be sorted
-        weight = defensive_weight(prior, p, few, random_state=random_state)
+        n_weight = max(1, min(8, MOST_WEIGHT_DRAWS // len(few)))
+        weight = defensive_weight(prior, p, few, n_draws=n_weight, random_state=random_state)
         mixed = DefensiveMixture(prior, p, weight)
         per_row = prior_gap_per_row(mixed, p, codes_selection, n_draws=n_draws, random_state=random_state)
         gap = Estimate.of(per_row, groups=codes_selection.groups)

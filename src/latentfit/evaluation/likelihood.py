@@ -12,29 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError, ReliabilityWarning
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.local import PAIRS, refine
-from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal, log_joint
+from latentfit.evaluation.local import PAIRS, REFINEMENT_STREAM, Refinement
+from latentfit.evaluation.proposal import Frame, Proposal, encoder_proposal, fit_proposal, log_joint
 from latentfit.evaluation.psis import RELIABLE_K, pareto_k
-from latentfit.evaluation.rows import (
-    BLOCK_NUMBERS,
-    RowNoise,
-    as_models,
-    blocks,
-    evaluation_rows,
-    frozen,
-    to_numpy,
-)
+from latentfit.evaluation.rows import RowNoise, as_models, blocks, decoder_rows, evaluation_rows, frozen, to_numpy
 from latentfit.model.contracts import RANKABLE
 from latentfit.model.vae import VAEModule
 
 #: share of unreliable rows above which the caller is warned
 UNRELIABLE_SHARE = 0.01
-#: keeps the refinement's noise apart from the samples', whatever the number of models
-REFINEMENT_STREAM = 10_000
 
 
 @dataclass(frozen=True)
@@ -85,6 +74,7 @@ def log_likelihood(
     random_state: int = 0,
     batch_size: int | None = None,
     refinement_steps: int = 100,
+    frames: Sequence[Frame] | None = None,
 ) -> LogLikelihood:
     r"""log p(x) per row by importance sampling from the evaluation proposal e(z given x).
 
@@ -107,6 +97,7 @@ def log_likelihood(
         refinement_steps: gradient steps that fit each scored row's own Gaussian proposal from the shared one (each
             costs about a dozen draws); 0 leaves the shared one, which fails on rows the encoder has not seen where it
             overfits.
+        frames: from `refined_rows`, one for each model, where the rows' own proposals are known already.
 
     Returns:
         The values, their errors, and effective sample size, Pareto-k and k-doubling.
@@ -126,9 +117,12 @@ def log_likelihood(
     for model in models:
         require_density(model)
     proposals = _proposals(models, proposal, X_train, random_state)
+    known: Sequence[Frame | None] = [None] * len(models) if frames is None else frames
+    if len(known) != len(models):
+        raise InputError(f"log_likelihood: {len(models)} models need as many frames, got {len(known)}.")
     log_w = [
-        _log_weights(model, X, e, n_importance_samples, random_state, stream, batch_size, refinement_steps)
-        for stream, (model, e) in enumerate(zip(models, proposals, strict=True))
+        _log_weights(model, X, e, n_importance_samples, random_state, stream, batch_size, refinement_steps, frame)
+        for stream, (model, e, frame) in enumerate(zip(models, proposals, known, strict=True))
     ]
     weights = evaluation_rows(X, models[0]).weight
     result = _summary(log_w, n_importance_samples, None if weights is None else to_numpy(weights), groups)
@@ -221,6 +215,7 @@ def _log_weights(
     stream: int,
     batch_size: int | None,
     refinement_steps: int,
+    known: Frame | None,
 ) -> list[Tensor]:
     """log p(x, z) - log e(z given x) of blocks of rows: each (n, R), float64.
 
@@ -230,15 +225,13 @@ def _log_weights(
     codes = encode_rows(vae, batch, random_state=random_state)
     noise = RowNoise(len(batch), random_state, stream)
     search = RowNoise(len(batch), random_state, stream + REFINEMENT_STREAM)
+    refined = Refinement(vae, proposal, batch, codes, search, refinement_steps)
     budget = batch_size or decoder_rows(batch)
     result = []
     with frozen(vae, proposal, random_state=random_state):
         for chunk in blocks(len(batch), max(1, budget // (2 * PAIRS))):
             part = batch[chunk].to(vae.device)
-            frame = proposal.frame(codes[chunk])
-            if refinement_steps:
-                eps = search.draw(chunk, refinement_steps * PAIRS, (proposal.dim,), codes.mean)
-                frame = refine(vae, part, frame, eps.unflatten(1, (-1, PAIRS)).transpose(0, 1))
+            frame = refined(chunk) if known is None else known[chunk]
             # latents are small: several decoder calls share what is done once per block
             for rows in blocks(len(part), max(1, 4 * budget // n)):
                 eps = noise.draw(
@@ -252,8 +245,3 @@ def _log_weights(
                     # a draw where p(x, z) is 0 or overflowed carries no weight
                     result.append(torch.where(log_w.isnan(), -math.inf, log_w).cpu())
     return result
-
-
-def decoder_rows(batch: Batch) -> int:
-    """How many rows to decode at once: a few megabytes for each activation."""
-    return max(16, min(4096, BLOCK_NUMBERS // max(1, batch.x[0].numel())))

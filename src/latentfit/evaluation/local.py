@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentfit.data.batch import Batch
-from latentfit.evaluation.proposal import Frame, log_joint
+from latentfit.evaluation.codes import Codes, encode_rows
+from latentfit.evaluation.proposal import Frame, Proposal, log_joint
+from latentfit.evaluation.rows import RowNoise, blocks, decoder_rows, evaluation_rows, frozen
 from latentfit.model.vae import VAEModule
+from latentfit.training.updates import Adam
 
 #: antithetic pairs per step
 PAIRS = 4
+#: keeps the refinement's noise apart from the samples', whatever the number of models
+REFINEMENT_STREAM = 10_000
 #: steps whose noise judges whether a row's refinement is kept
 JUDGED = 4
+#: Adam's memory, short for short runs, and how much faster the D numbers of m may move than the D^2 / 2 of S.
+#: Measured on digits: 50 such steps reach the effective sample size that 100 reach with (0.9, 0.99) and one rate.
+BETAS, LOCATION_FASTER = (0.8, 0.95), 3.0
 
 
 def peak_rate(dim: int) -> float:
@@ -53,9 +63,12 @@ def refine(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Frame:
         log_diagonal = torch.zeros_like(base.location).requires_grad_()
         lower = base.location.new_zeros(n_rows, dim, dim if full else 0).requires_grad_()
         parameters = [shift, log_diagonal, *([lower] if full else [])]
-        optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.99))
+        groups = [{"params": [parameter], "lr": 0.0} for parameter in parameters]
+        optimiser = Adam(groups, betas=BETAS)
         for step in range(steps):
-            optimiser.param_groups[0]["lr"] = peak_rate(dim) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            rate = peak_rate(dim) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            for group, faster in zip(groups, (LOCATION_FASTER, 1.0, 1.0), strict=False):
+                group["lr"] = faster * rate
             loss = -_elbo(vae, batch, _compose(base, shift, log_diagonal, lower), eps[step].clone()).sum()
             gradients = torch.autograd.grad(loss, parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -72,6 +85,55 @@ def refine(vae: VAEModule, batch: Batch, frame: Frame, eps: Tensor) -> Frame:
             base.shared,
             torch.where(better, refined.log_det, base.log_det),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """The rows' own Gaussians, found block by block, whatever the blocks.
+
+    Args:
+        vae, proposal: frozen.
+        batch, codes: N rows.
+        noise: a stream of their own.
+        steps: of `refine`; 0 leaves the shared proposal.
+    """
+
+    vae: VAEModule
+    proposal: Proposal
+    batch: Batch
+    codes: Codes
+    noise: RowNoise
+    steps: int
+
+    def __call__(self, rows: slice) -> Frame:
+        """Those of some rows."""
+        frame = self.proposal.frame(self.codes[rows])
+        if not self.steps:
+            return frame
+        eps = self.noise.draw(rows, self.steps * PAIRS, (self.proposal.dim,), self.codes.mean)
+        part = self.batch[rows].to(self.vae.device)
+        return refine(self.vae, part, frame, eps.unflatten(1, (-1, PAIRS)).transpose(0, 1))
+
+
+def refined_rows(
+    vae: VAEModule,
+    X: Any,
+    proposal: Proposal,
+    *,
+    random_state: int = 0,
+    steps: int = 100,
+    batch_size: int | None = None,
+) -> Frame:
+    """The Gaussians that `log_likelihood` finds with the same arguments, to be handed to it more than once.
+
+    They take N D^2 numbers, where the proposal is full.
+    """
+    batch = evaluation_rows(X, vae)
+    codes = encode_rows(vae, batch, random_state=random_state)
+    own = Refinement(vae, proposal, batch, codes, RowNoise(len(batch), random_state, REFINEMENT_STREAM), steps)
+    with frozen(vae, proposal, random_state=random_state):
+        size = max(1, decoder_rows(batch) // (2 * PAIRS))
+        return Frame.joined([own(rows) for rows in blocks(len(batch), size)])
 
 
 def _plain(frame: Frame) -> Frame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,14 @@ class Frame:
     def __getitem__(self, rows: slice) -> Frame:
         """The proposals of some rows."""
         return Frame(self.location[rows], self.own[rows], self.shared, self.log_det[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Frame]) -> Frame:
+        """The proposals of several blocks of rows, which share L."""
+        location, own, log_det = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("location", "own", "log_det")
+        )
+        return cls(location, own, parts[0].shared, log_det)
 
     def place(self, u: Tensor) -> Tensor:
         """m + S u: (N, n, D) -> (N, n, D)."""

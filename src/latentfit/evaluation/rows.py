@@ -44,6 +44,11 @@ def blocks(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+def decoder_rows(batch: Batch) -> int:
+    """How many rows to decode at once: a few megabytes for each activation."""
+    return max(16, min(4096, BLOCK_NUMBERS // max(1, batch.x[0].numel())))
+
+
 def as_models(vae: VAEModule | Sequence[VAEModule]) -> list[VAEModule]:
     """One VAE or several as a list.
 

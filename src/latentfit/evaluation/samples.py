@@ -14,8 +14,7 @@ from latentfit.data.batch import Batch
 from latentfit.divergences import frechet_distance
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.likelihood import decoder_rows
-from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
+from latentfit.evaluation.rows import blocks, decoder_rows, evaluation_rows, frozen
 from latentfit.model.contracts import Prior
 from latentfit.model.vae import VAEModule
 

@@ -10,8 +10,8 @@ import torch
 
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.likelihood import LogLikelihood, decoder_rows
-from latentfit.evaluation.rows import blocks, evaluation_rows, frozen, to_numpy
+from latentfit.evaluation.likelihood import LogLikelihood
+from latentfit.evaluation.rows import blocks, decoder_rows, evaluation_rows, frozen, to_numpy
 from latentfit.model.vae import VAEModule
 
 

@@ -29,16 +29,17 @@ class LUMixing(Bijection):
     """
 
     order: Tensor
-    entries: Tensor
-    constants: Tensor
+    positions: Tensor
+    start: Tensor
 
     def __init__(self, features: int, permutation: Tensor | None = None, max_log_scale: float = 2.0) -> None:
         super().__init__(features)
         self.max_log_scale = max_log_scale
         order = torch.arange(features) if permutation is None else permutation
         self.register_buffer("order", order)
-        self.register_buffer("entries", _entries(features, order).flatten(), persistent=False)
-        self.register_buffer("constants", torch.tensor([1.0, 0.0]), persistent=False)
+        positions, start = _layout(features, order.cpu())
+        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("start", start, persistent=False)
         n_below = features * (features - 1) // 2
         self.lower = nn.Parameter(torch.zeros(n_below))
         self.upper = nn.Parameter(torch.zeros(n_below))
@@ -65,25 +66,56 @@ class LUMixing(Bijection):
         return columns.T.reshape(u.shape), log_diagonal.sum().expand(u.shape[:-1])
 
     def _triangles(self) -> tuple[Tensor, Tensor, Tensor]:
-        """P L, U and log diag U, both matrices by one gather: this runs in every training step."""
+        """P L, U and log diag U, both matrices by one scatter: this runs in every training step."""
         log_diagonal = soft_bound(self.log_diagonal, self.max_log_scale)
-        numbers = torch.cat((self.lower, self.upper, log_diagonal.exp(), self.constants.to(log_diagonal)))
-        both = numbers.index_select(0, self.entries).view(2, self.features, self.features)
+        numbers = torch.cat((self.lower, self.upper, log_diagonal.exp()))
+        both = self.start.index_copy(0, self.positions, numbers).view(2, self.features, self.features)
         return both[0], both[1], log_diagonal
 
 
-def _entries(features: int, order: Tensor) -> Tensor:
-    """Where the entries of P L and of U lie in (lower, upper, diagonal, 1, 0): (2, D, D)."""
-    n_below = features * (features - 1) // 2
-    one, zero = 2 * n_below + features, 2 * n_below + features + 1
-    lower = torch.full((features, features), zero)
+def _layout(features: int, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Where (lower, upper, diagonal) lie in the flattened (P L, U), and these with nothing there yet: (2 D^2,)."""
     rows, columns = torch.tril_indices(features, features, -1)
-    lower[rows, columns] = torch.arange(n_below)
-    lower.fill_diagonal_(one)
-    upper = torch.full((features, features), zero)
-    upper[columns, rows] = n_below + torch.arange(n_below)
-    upper.diagonal().copy_(2 * n_below + torch.arange(features))
-    return torch.stack((lower[order.cpu()], upper))
+    back, diagonal = order.argsort(), torch.arange(features)
+    lower = back[rows] * features + columns
+    upper = (columns + features) * features + rows
+    positions = torch.cat((lower, upper, (diagonal + features) * features + diagonal))
+    return positions, torch.stack((torch.eye(features)[order], torch.zeros(features, features))).flatten()
+
+
+class Rotation(Bijection):
+    r"""u = Q z with Q a fixed orthogonal matrix, drawn once (uniformly) and saved.
+
+    Q is stored rounded, so that log |det Q| is some 1e-7 and not 0: it is kept beside it, and the inverse solves the
+    system, so that both directions agree in every dtype.
+
+    Args:
+        features: D.
+        random_state: seeds Q.
+
+    Example:
+        >>> layer = Rotation(3)
+        >>> layer(torch.ones(3))[0].square().sum()
+        tensor(3.0000)
+    """
+
+    weight: Tensor
+    log_det: Tensor
+
+    def __init__(self, features: int, random_state: int = 0) -> None:
+        super().__init__(features)
+        generator = torch.Generator().manual_seed(random_state)
+        q, r = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64))
+        # the signs of R's diagonal make Q uniform
+        self.register_buffer("weight", (q * r.diagonal().sign()).to(torch.get_default_dtype()))
+        self.register_buffer("log_det", torch.linalg.slogdet(self.weight.double())[1].to(self.weight))
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return z @ self.weight.T, self.log_det.expand(z.shape[:-1])
+
+    def inverse(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = torch.linalg.solve(self.weight, u.reshape(-1, self.features).T).T  # (R, D)
+        return z.reshape(u.shape), self.log_det.expand(u.shape[:-1])
 
 
 class Permutation(Bijection):

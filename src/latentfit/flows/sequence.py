@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from latentfit.errors import InputError
 from latentfit.flows.bijection import Bijection
-from latentfit.flows.coupling import AffineCoupling
-from latentfit.flows.mixing import LUMixing
+from latentfit.flows.coupling import AffineCoupling, SplineCoupling
+from latentfit.flows.mixing import LUMixing, Rotation
 
 
 class Sequence(Bijection):
@@ -46,8 +47,9 @@ class Sequence(Bijection):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = z.new_zeros(z.shape[:-1])
-        for layer in self.layers:
+        first, *others = self.layers
+        z, total = first(z, context)
+        for layer in others:
             z, log_det = layer(z, context)
             total = total + log_det
         return z, total
@@ -76,11 +78,12 @@ def coupling_flow(
     hidden_features: tuple[int, ...] = (128, 128),
     context_features: int = 0,
     max_log_scale: float = 12.0,
+    mixing: Literal["rotation", "lu"] = "rotation",
 ) -> Sequence:
-    """[affine coupling, LU mixing] x `transforms`, the halves taking turns; starts as a permutation of z.
+    """[affine coupling, mixing] x `transforms`, the halves taking turns; starts volume preserving.
 
-    The permutations shuffle which coordinates share a half. They are the same in every process and for every
-    seed.
+    Fixed rotations cost one matrix product and beat learned LU factors that start as permutations
+    (`benchmarks/flows_quality.py`). They are the same in every process and for every seed.
 
     Args:
         features: D.
@@ -88,12 +91,62 @@ def coupling_flow(
         hidden_features: widths of each network's hidden layers.
         context_features: width of the context, 0 for none.
         max_log_scale: bound on the total log-scale, in nats (see `Sequence`).
+        mixing: what lets every coordinate meet every other.
     """
+    layers: list[Bijection] = []
+    for t in range(_at_least_one(transforms)):
+        layers.append(AffineCoupling(features, hidden_features, context_features, flip=t % 2 == 1))
+        if mixing == "lu":
+            order = torch.randperm(features, generator=torch.Generator().manual_seed(t)) if features > 2 else None
+            layers.append(LUMixing(features, order, max_log_scale=0.5))
+        elif t + 1 < transforms:  # the base cannot tell what is rotated last
+            layers += _rotation(features, t)
+    return Sequence(layers, max_log_scale)
+
+
+def spline_flow(
+    features: int,
+    transforms: int = 6,
+    hidden_features: tuple[int, ...] = (128, 128),
+    context_features: int = 0,
+    bins: int = 8,
+    box: float = 5.0,
+) -> Sequence:
+    """[spline coupling, rotation] x `transforms`, the halves taking turns; starts volume preserving.
+
+    Args:
+        features: D.
+        transforms: number of couplings, each one network call in either direction.
+        hidden_features: widths of each network's hidden layers.
+        context_features: width of the context, 0 for none.
+        bins: of each spline.
+        box: half the width of the splines' range.
+    """
+    layers: list[Bijection] = []
+    for t in range(_at_least_one(transforms)):
+        layers.append(SplineCoupling(features, hidden_features, context_features, t % 2 == 1, bins, box))
+        if t + 1 < transforms:
+            layers += _rotation(features, t)
+    return Sequence(layers)
+
+
+@torch.no_grad()
+def outside_box(flow: Sequence, z: Tensor, context: Tensor | None = None) -> float:
+    """Share of the coordinates of z (..., D) that a spline of the flow leaves as they are, in the worst layer."""
+    worst = 0.0
+    for layer in flow.layers:
+        if isinstance(layer, SplineCoupling):
+            worst = max(worst, (z.abs() > layer.box).double().mean().item())
+        z, _ = layer(z, context)
+    return worst
+
+
+def _at_least_one(transforms: int) -> int:
     if transforms < 1:
         raise InputError(f"transforms must be at least 1, got {transforms}.")
-    layers: list[Bijection] = []
-    for t in range(transforms):
-        order = torch.randperm(features, generator=torch.Generator().manual_seed(t)) if features > 2 else None
-        layers.append(AffineCoupling(features, hidden_features, context_features, flip=t % 2 == 1))
-        layers.append(LUMixing(features, order, max_log_scale=0.5))
-    return Sequence(layers, max_log_scale)
+    return transforms
+
+
+def _rotation(features: int, t: int) -> list[Bijection]:
+    """The t-th rotation; of two coordinates none, since halves that take turns mix all there is."""
+    return [Rotation(features, random_state=t)] if features > 2 else []

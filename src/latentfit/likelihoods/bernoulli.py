@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from latentfit.likelihoods.numerics import full_precision, refuse
+from latentfit.likelihoods.numerics import drawn, full_precision, refuse
 from latentfit.model.contracts import Likelihood
 
 
@@ -40,7 +40,7 @@ class Bernoulli(Likelihood):
 
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
-        return torch.bernoulli(self.mean(params), generator=generator)
+        return drawn(torch.bernoulli, self.mean(params), generator=generator)
 
     def check(self, x: Tensor) -> None:
         hint = (

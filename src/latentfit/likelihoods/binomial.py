@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
-from latentfit.likelihoods.numerics import full_precision, not_integer, refuse
+from latentfit.likelihoods.numerics import drawn, full_precision, not_integer, refuse
 from latentfit.model.contracts import Likelihood
 
 
@@ -67,7 +67,7 @@ class Binomial(Likelihood):
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         p = torch.sigmoid(full_precision(params))
-        return torch.binomial(torch.full_like(p, self.n), p, generator=generator)
+        return drawn(torch.binomial, torch.full_like(p, self.n), p, generator=generator)
 
     def check(self, x: Tensor) -> None:
         bad = not_integer(x) | (x < 0) | (x > self.n)

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from latentfit.errors import InputError
-from latentfit.likelihoods.numerics import full_precision, not_integer, refuse
+from latentfit.likelihoods.numerics import drawn, full_precision, not_integer, refuse
 from latentfit.model.contracts import Likelihood
 
 
@@ -55,10 +55,15 @@ class Categorical(Likelihood):
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         p = self.probabilities(params)
-        draws = torch.multinomial(p.reshape(-1, self.n_classes), 1, replacement=True, generator=generator)
+        draws = drawn(_pick, p.reshape(-1, self.n_classes), generator=generator)
         return draws.reshape(p.shape[:-1]).to(p.dtype)
 
     def check(self, x: Tensor) -> None:
         bad = not_integer(x) | (x < 0) | (x >= self.n_classes)
         hint = "More? Raise n_classes. Counts? --likelihood negative_binomial. Reals? --likelihood normal."
         refuse(self.name, f"classes 0 to {self.n_classes - 1}", x, bad, (0.0, self.n_classes - 1.0), hint)
+
+
+def _pick(p: Tensor, generator: Generator | None) -> Tensor:
+    """A class by its probability: (R, K) -> (R, 1)."""
+    return torch.multinomial(p, 1, replacement=True, generator=generator)

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from latentfit.likelihoods.numerics import full_precision, log_exponential_mean, refuse
+from latentfit.likelihoods.numerics import drawn, full_precision, log_exponential_mean, refuse, uniform
 from latentfit.model.contracts import Likelihood
 
 
@@ -51,7 +51,7 @@ class ContinuousBernoulli(Likelihood):
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         logits = full_precision(params)
-        u = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
+        u = drawn(uniform, logits, generator=generator)
         a = logits.abs().clamp(min=1e-4)  # below, the density is flat to 1e-4
         low = torch.log1p(u * torch.expm1(-a)) / -a
         return torch.where(logits > 0, 1 - low, low).clamp(0, 1)

@@ -9,7 +9,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
-from latentfit.likelihoods.numerics import full_precision, log_difference_of_sigmoids, not_integer, refuse
+from latentfit.likelihoods.numerics import (
+    drawn,
+    full_precision,
+    log_difference_of_sigmoids,
+    not_integer,
+    refuse,
+    uniform,
+)
 from latentfit.model.contracts import Likelihood
 
 #: bounds of the log-scale, in units of half the range: e^-7 is a ninth of one of 256 levels
@@ -80,7 +87,7 @@ class DiscretisedLogistic(Likelihood):
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         location, inverse_scale = self._location_and_inverse_scale(params)
-        u = torch.rand(location.shape, generator=generator, dtype=location.dtype, device=location.device)
+        u = drawn(uniform, location, generator=generator)
         tiny = torch.finfo(u.dtype).tiny
         noise = u.clamp(min=tiny).log() - torch.log1p(-u)
         level = 0.5 * (self.levels - 1) * (location + noise / inverse_scale + 1)

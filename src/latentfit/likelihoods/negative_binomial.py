@@ -11,6 +11,7 @@ from latentfit.errors import InputError
 from latentfit.likelihoods.numerics import (
     MAX_LOG_RATE,
     check_columns,
+    drawn,
     full_precision,
     negative_binomial_log_prob,
     not_integer,
@@ -93,8 +94,8 @@ def sample_counts(mean: Tensor, log_dispersion: Tensor, generator: Generator | N
     """Negative binomial counts as a gamma mixture of Poissons: mean (..., *data_shape) -> the same."""
     theta = log_dispersion.clamp(*LOG_DISPERSION_BOUNDS).exp().to(mean.dtype).expand(mean.shape)
     # at small theta a gamma draw underflows to 0, and so would its count: nothing is lost
-    rate = torch._standard_gamma(theta.contiguous(), generator=generator) * (mean / theta)
-    return torch.poisson(rate, generator=generator)
+    rate = drawn(torch._standard_gamma, theta.contiguous(), generator=generator) * (mean / theta)
+    return drawn(torch.poisson, rate, generator=generator)
 
 
 def check_counts(name: str, x: Tensor, n_columns: int | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from latentfit.errors import CapabilityError, InputError
-from latentfit.likelihoods.numerics import check_columns, full_precision, refuse, widest
+from latentfit.likelihoods.numerics import check_columns, drawn, full_precision, refuse, widest
 from latentfit.model.contracts import LOG_2PI, Likelihood
 
 #: a raw log-sigma beyond this counts as this, so that its variance fits in float32
@@ -110,8 +110,7 @@ class Normal(Likelihood):
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         mean = self.mean(params)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + self._scale(params, None) * noise
+        return mean + self._scale(params, None) * drawn(_unit_noise, mean, generator=generator)
 
     def check(self, x: Tensor) -> None:
         check_columns(self.name, x, len(self.floor) if isinstance(self.floor, list) else self.n_columns)
@@ -152,3 +151,7 @@ class Normal(Likelihood):
 
     def _from_residuals(self, residual: Tensor) -> Tensor:
         return torch.maximum(residual.square().mean().sqrt(), self._floor.clamp(min=1e-12))
+
+
+def _unit_noise(like: Tensor, generator: Generator | None) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
@@ -17,6 +18,22 @@ MAX_LOG_RATE = 30.0
 def full_precision(params: Tensor) -> Tensor:
     """params in at least float32: a sum of hundreds of terms in bfloat16 would lose whole nats."""
     return params.float() if params.dtype in (torch.bfloat16, torch.float16) else params
+
+
+def drawn(draw: Callable[..., Tensor], *parameters: Tensor, generator: Generator | None) -> Tensor:
+    """`draw(*parameters, generator=generator)`, drawn where the generator is and then moved back.
+
+    So a CPU generator gives the same draws on every machine.
+    """
+    if generator is None:
+        return draw(*parameters, generator=None)
+    there = [p.to(generator.device) for p in parameters]
+    return draw(*there, generator=generator).to(parameters[0].device)
+
+
+def uniform(like: Tensor, generator: Generator | None) -> Tensor:
+    """U(0, 1) of the shape, dtype and device of `like`."""
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def widest(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from latentfit.likelihoods.numerics import (
     MAX_LOG_RATE,
+    drawn,
     full_precision,
     not_integer,
     poisson_log_prob,
@@ -46,7 +47,7 @@ class Poisson(Likelihood):
 
     @torch.no_grad()
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
-        return torch.poisson(self.mean(params), generator=generator)
+        return drawn(torch.poisson, self.mean(params), generator=generator)
 
     def check(self, x: Tensor) -> None:
         hint = "Reals? --likelihood normal. Shares of 1? --likelihood continuous_bernoulli."

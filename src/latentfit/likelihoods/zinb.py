@@ -12,7 +12,7 @@ from latentfit.likelihoods.negative_binomial import (
     log_mean_of,
     sample_counts,
 )
-from latentfit.likelihoods.numerics import full_precision, negative_binomial_log_prob
+from latentfit.likelihoods.numerics import drawn, full_precision, negative_binomial_log_prob
 from latentfit.model.contracts import Likelihood
 
 
@@ -61,7 +61,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     def sample(self, params: Tensor, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         log_mean, dropout = self._log_mean_and_dropout(params, context)
         counts = sample_counts(log_mean.exp(), self.log_dispersion, generator)
-        return counts * torch.bernoulli(torch.sigmoid(-dropout), generator=generator)
+        return counts * drawn(torch.bernoulli, torch.sigmoid(-dropout), generator=generator)
 
     def check(self, x: Tensor) -> None:
         check_counts(self.name, x, self.n_columns)

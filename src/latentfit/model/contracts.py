@@ -41,8 +41,8 @@ class Prior(Component, nn.Module, ABC):
     One object, three uses: inside the ELBO, fitted after training on a frozen VAE, dropped into a user's own model.
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
-    `density`, `training_log_prob`, `fit`, `bind`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`, `unit_log_prob`
-    and `network_calls`.
+    `density`, `training_log_prob`, `fit`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
+    `unit_log_prob`, `n_stored` and `network_calls`.
     """
 
     event_shape: torch.Size
@@ -98,6 +98,9 @@ class Prior(Component, nn.Module, ABC):
     def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
         """Receive the encoder and the training data, where the prior is made of them. Nothing by default."""
 
+    def freeze(self) -> None:
+        """Training is over: let go of what `bind` gave, keeping the density as it is now. Nothing by default."""
+
     def parameter_kl(self) -> Tensor:
         """KL of the posterior over this prior's own parameters from its hyper-prior, in nats in all; 0 by default."""
         return torch.zeros((), device=next((p.device for p in self.parameters()), None))
@@ -120,8 +123,14 @@ class Prior(Component, nn.Module, ABC):
 
     @property
     def n_parameters(self) -> int:
-        """Number of learnable numbers."""
-        return sum(p.numel() for p in self.parameters())
+        """Numbers that data decided: learnable ones, and those stored by it or a part of it."""
+        stored = sum(part.n_stored for part in self.modules() if isinstance(part, Prior))
+        return sum(p.numel() for p in self.parameters()) + stored
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers taken from the data that are no parameters, such as exemplars; 0 by default."""
+        return 0
 
 
 class PriorDistribution(torch.distributions.Distribution):

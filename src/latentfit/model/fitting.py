@@ -16,7 +16,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import Likelihood
 from latentfit.model.objective import ELBO
 from latentfit.model.vae import VAEModule
-from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise
+from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise, short_record
 
 #: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
 _ROWS = 5_000
@@ -66,7 +66,8 @@ def fit(
         run_dir: checkpoints and `metrics.jsonl`; calling again with the same folder resumes.
 
     Returns:
-        What the loop reports: steps, best validation value (nats per row), history.
+        What the loop reports: steps, best validation value (nats per row), history. The module keeps a short record
+        of it, `module.trained`, which is saved with it and which `diagnose` reads.
 
     Raises:
         InputError: data that the likelihood cannot score, a warm-up longer than the run.
@@ -115,7 +116,10 @@ def fit(
         parameter_groups=objective.parameter_groups(),
     )
     _freeze_scale(module, data, prepare)
+    weight = float(objective.kl_weight(objective.kl_weight.settled_at))
+    module.trained = short_record(result.history, result.steps, recipe.max_steps, result.stopped, weight)
     module.eval()
+    module.prior.freeze()
     return result
 
 

@@ -151,17 +151,18 @@ class ELBO(Component, nn.Module):
                 f"{type(q).__name__} has no density of its draws, so there is no KL: kl_weight=0 with a matching "
                 "penalty."
             )
-        with self._noise(generator, z.device):
-            for penalty in self._penalties():
-                name = penalty.name or type(penalty).__name__
-                terms[name] = penalty(z, q, model, batch, step)
-                loss = loss + terms[name]
+        if len(self.penalties):
+            with self._noise(generator, z.device):
+                for penalty in self._penalties():
+                    name = penalty.name or type(penalty).__name__
+                    terms[name] = penalty(z, q, model, batch, step)
+                    loss = loss + terms[name]
         uncertain: list[Any] = [m for m in model.modules() if _has_parameter_kl(type(m))]
         if uncertain:
             total = sum((m.parameter_kl() for m in uncertain), torch.zeros((), device=loss.device))
             terms["parameter_kl"] = total / self._rows()
             loss = loss + terms["parameter_kl"]
-        return {"loss": loss, **terms, "kl_weight": torch.tensor(weight)}
+        return {"loss": loss, **terms, "kl_weight": torch.as_tensor(weight)}
 
     def _kl(self, model: VAEModule, q: LatentDistribution, z: Tensor, log_q: Tensor, batch: Batch) -> Tensor:
         if self.kl != "monte_carlo":

@@ -38,6 +38,9 @@ class VAEModule(Component, nn.Module):
         InputError: shapes that do not meet, with both.
     """
 
+    #: what `fit` writes down of its last run, JSON; None: trained by other means, or not at all
+    trained: dict[str, Any] | None = None
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -84,12 +87,18 @@ class VAEModule(Component, nn.Module):
     def encode(self, batch: Batch | Tensor) -> LatentDistribution:
         """q(z given x) of the rows: x (N, *data_shape)."""
         batch = Batch.of(batch)
+        return self.encode_inputs(self.encoder_inputs(batch), batch)
+
+    def encoder_inputs(self, batch: Batch) -> Tensor:
+        """What the encoder reads of the rows, transformed and unobserved entries set to 0: (N, *data_shape)."""
         x = self._model_units(batch)
         if self.encoder_input is not None:
             x = self.encoder_input(x)
-        if batch.mask is not None:
-            x = torch.where(batch.mask, x, 0.0)
-        features = self.encoder(x, batch.context) if self.conditional else self.encoder(x)
+        return x if batch.mask is None else torch.where(batch.mask, x, 0.0)
+
+    def encode_inputs(self, inputs: Tensor, batch: Batch) -> LatentDistribution:
+        """q(z given x) from what the encoder reads (N, *data_shape) and the batch's context."""
+        features = self.encoder(inputs, batch.context) if self.conditional else self.encoder(inputs)
         if isinstance(features, tuple | list):
             features = torch.cat([part.flatten(1) for part in features], dim=-1)
         if features.shape != (len(batch), self.posterior.n_parameters):

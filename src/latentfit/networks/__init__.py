@@ -9,10 +9,12 @@ from latentfit.networks.gated import GatedMLP
 from latentfit.networks.linear import Linear
 from latentfit.networks.mlp import MLP
 from latentfit.networks.residual import ResidualConv
+from latentfit.networks.skip import SkipMLP
 from latentfit.registry import registry
 
 registry.register("network", "mlp", MLP)
 registry.register("network", "gated_mlp", GatedMLP)
+registry.register("network", "skip_mlp", SkipMLP)
 registry.register("network", "residual_conv", ResidualConv, aliases=("conv", "cnn", "resnet"))
 
 
@@ -34,4 +36,4 @@ def names() -> list[str]:
     return registry.names("network")
 
 
-__all__ = ["MLP", "GatedMLP", "Linear", "Network", "ResidualConv", "create", "names"]
+__all__ = ["MLP", "GatedMLP", "Linear", "Network", "ResidualConv", "SkipMLP", "create", "names"]

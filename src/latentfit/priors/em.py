@@ -2,13 +2,14 @@
 
 In coordinates with mean 0 and variance 1 a component is one row of natural parameters: log w_k N(z; m_k, C_k) =
 theta_k . f(z), with f(z) = (1, z, z z^T). Hence the E step is one matrix product of f(z) with theta, and the M
-step's statistics are one of the responsibilities with f(z).
+step's statistics are one of the responsibilities with f(z). Numbers of components are compared after a fifth of the
+iterations, on some draws each; the one that is kept goes on with all rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +30,11 @@ CANDIDATES = (1, 3, 10, 30, 100)
 DRAWS_PER_NUMBER, FEWEST_DRAWS, MOST_DRAWS = 5, 2_000, 10_000
 #: rows whose features are in memory at once
 BLOCK = 2_000
+#: share of the iterations that number of components and start are found with, and draws of any iteration, at most
+SEARCH, MOST_ROWS = 0.2, 60_000
+#: log-responsibilities (before they are normalised) are cut here: exponentials of smaller ones are denormal numbers,
+#: which are slow
+LEAST_LOG = -60.0
 #: rows held out, at most: the paired difference of two mixtures then has an error of hundredths of a nat
 MOST_HELD_OUT = 5_000
 #: floor of every variance, in units of the data's
@@ -43,7 +49,7 @@ LEAST_STEP = 0.05
 #: largest coordinate at which float32 features keep a variance of `FLOOR`
 FAR = 30.0
 #: iterations between looks at the held-out rows, and how many without another `ENOUGH` nats end a fit
-EVERY, PATIENCE, ENOUGH = 3, 2, 2e-3
+EVERY, PATIENCE, ENOUGH = 3, 2, 5e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +60,11 @@ class MixtureFit:
     mean: Tensor
     factor: Tensor
     validation: float = -math.inf
+
+    @property
+    def covariance(self) -> Covariance:
+        """Of what kind the factors are."""
+        return "diagonal" if self.factor.dim() == 2 else "full"
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(R, D) -> (R,)."""
@@ -127,14 +138,27 @@ def fit_mixture(
             f"{max(numbers)} components need at least as many rows to fit, got {len(train)} "
             "(and one in ten held out); lower n_components or set it to 'auto'."
         )
-    total = max_iterations * len(numbers)
+    first = math.ceil(SEARCH * max_iterations)
+    total = first * len(numbers) + max_iterations
+
+    def tick(done: int) -> Callable[[int], None] | None:
+        return None if progress is None else lambda step: progress(done + step, total)
+
     fits: list[MixtureFit] = []
     for i, number in enumerate(numbers):
-        tick = None if progress is None else _shifted(progress, i * max_iterations, total)
-        fits.append(expectation_maximisation(train, validation, number, covariance, max_iterations, generator, tick))
+        fits.append(from_k_means(train, validation, number, covariance, first, generator, tick(i * first)))
         if len(fits) > 2 and fits.index(max(fits, key=_score)) < len(fits) - 2:
             break
     best = smallest_that_suffices(fits, validation, n_held_out)
+    everything = min(max(len(train), FEWEST_DRAWS), MOST_ROWS)
+    done, left = first * len(numbers), max_iterations
+    if len(best.mean) > 1:
+        # parts of the rows settle too early, a quarter of a nat short in 40 dimensions, and so does an unlucky start
+        again = from_k_means(
+            train, validation, len(best.mean), covariance, first, generator, tick(done), draws=everything
+        )
+        best, done, left = max(best, again, key=_score), done + first, left - first
+    best = expectation_maximisation(best, train, validation, everything, left, generator, tick(done))
     if progress is not None:
         progress(total, total)
     scale = train.scale.double()
@@ -142,7 +166,7 @@ def fit_mixture(
         best.log_weight,
         train.centre.double() + best.mean * scale,
         best.factor / scale,  # columns of W_k, or its diagonal
-        best.validation - scale.log().sum().item(),
+        best.log_prob(validation).mean().item() - scale.log().sum().item(),
     )
 
 
@@ -172,7 +196,7 @@ def candidates(n_rows: int, dim: int, covariance: Covariance) -> list[int]:
     return [*numbers, most] if most >= 1.5 * numbers[-1] else numbers
 
 
-def expectation_maximisation(
+def from_k_means(
     train: _Unit,
     held_out: Tensor,
     n_components: int,
@@ -180,56 +204,101 @@ def expectation_maximisation(
     max_iterations: int,
     generator: Generator,
     progress: Callable[[int], None] | None = None,
+    *,
+    draws: int | None = None,
 ) -> MixtureFit:
-    """Stepwise EM from a k-means start; the best iterate on `held_out` (R, D).
-
-    An iteration sees as many draws as the components need; its statistics enter a running mean whose memory
-    grows, so that neither the draws' noise nor the part of the rows an iteration saw is left in the end.
-
-    Source: Cappe & Moulines (2009), arXiv:0712.4273.
-    """
+    """EM from a k-means start, on `draws` draws an iteration: by default as many as the components need."""
     dim = train.rows.mean.shape[1]
     numbers = n_components * (dim if covariance == "full" else 2)
-    n = min(max(len(train), FEWEST_DRAWS), max(FEWEST_DRAWS, min(MOST_DRAWS, DRAWS_PER_NUMBER * numbers)))
+    needed = max(FEWEST_DRAWS, min(MOST_DRAWS, DRAWS_PER_NUMBER * numbers))
+    n = min(max(len(train), FEWEST_DRAWS), needed) if draws is None else draws
     z = train.draw(n, generator)
     labels = k_means(z * salience(z), n_components, generator)
     hard = torch.nn.functional.one_hot(labels, n_components).to(z.dtype)
-    statistics = torch.stack([r.T @ features(part, covariance) for part, r in _blocks(z, hard)]).double().sum(0) / n
-    seen = float(n)
-    fit = _maximise(statistics, min(seen, len(train)), dim, covariance)
-    best, waited = fit, 0
+    statistics = torch.zeros(n_components, n_features(dim, covariance), dtype=torch.float64)
+    for part, r in zip(z.split(BLOCK), hard.split(BLOCK), strict=True):
+        statistics += r.T @ features(part, covariance).T
+    start = _maximise(statistics / n, min(n, len(train)), dim, covariance)
+    return expectation_maximisation(start, train, held_out, n, max_iterations, generator, progress, revive=True)
+
+
+def expectation_maximisation(
+    fit: MixtureFit,
+    train: _Unit,
+    held_out: Tensor,
+    n: int,
+    max_iterations: int,
+    generator: Generator,
+    progress: Callable[[int], None] | None = None,
+    *,
+    revive: bool = False,
+) -> MixtureFit:
+    """Stepwise EM with n draws an iteration; the best iterate on `held_out` (R, D).
+
+    The statistics of an iteration enter a running mean whose memory grows, so that neither the draws' noise nor the
+    part of the rows an iteration saw is left in the end.
+
+    Source: Cappe & Moulines (2009), arXiv:0712.4273.
+    """
+    dim, covariance = fit.mean.shape[1], fit.covariance
+    statistics, seen = torch.zeros(len(fit.mean), n_features(dim, covariance), dtype=torch.float64), math.inf
+    best, waited = _scored(fit, held_out), 0
     for t in range(max_iterations):
         z = train.draw(n, generator)
-        theta = fit.natural().to(z.dtype)
-        new, log_density = torch.zeros_like(statistics), []
-        for part in z.split(BLOCK):
-            f = features(part, covariance)
-            log_joint = f @ theta.T  # (R, K)
-            log_density.append(log_joint.logsumexp(-1))
-            new += (log_joint - log_density[-1].unsqueeze(-1)).exp_().T @ f
+        new, log_density = _expected(fit, z)
         step = max((t + 1) ** -0.6, LEAST_STEP)
         statistics = torch.lerp(statistics, new / n, step)
         seen = 1 / ((1 - step) ** 2 / seen + step**2 / n)
-        if t < max_iterations // 2:
-            _revive(statistics, z, torch.cat(log_density), covariance, generator)
+        if revive and t < max_iterations // 2:
+            _revive(statistics, z, log_density, covariance, generator)
         fit = _maximise(statistics, min(seen, len(train)), dim, covariance)
         if progress is not None:
             progress(t + 1)
         if (t + 1) % EVERY == 0 or t == max_iterations - 1:
-            fit = _scored(fit, held_out, covariance)
+            fit = _scored(fit, held_out)
             waited = 0 if fit.validation > best.validation + ENOUGH else waited + 1
             best = max(best, fit, key=_score)
             if waited >= PATIENCE:
                 break
-    return replace(best, validation=best.log_prob(held_out).mean().item())
+    return best
+
+
+def _expected(fit: MixtureFit, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The E step on draws z (R, D): sums of the responsibilities times f(z) (K, F), and the log density (R,)."""
+    theta = fit.natural().to(z.dtype)
+    new, log_density = torch.zeros_like(theta), []
+    for part in z.split(BLOCK):
+        f = features(part, fit.covariance)
+        log_joint = theta @ f  # (K, R)
+        peak = log_joint.amax(0)
+        joint = (log_joint - peak).clamp_min_(LEAST_LOG).exp_()
+        total = joint.sum(0)
+        log_density.append(peak + total.log())
+        new.addmm_(joint.div_(total), f.T)
+    return new.double(), torch.cat(log_density)
+
+
+def n_features(dim: int, covariance: Covariance) -> int:
+    """F, the length of f(z)."""
+    return 1 + 2 * dim if covariance == "diagonal" else 1 + dim + dim * (dim + 1) // 2
 
 
 def features(z: Tensor, covariance: Covariance) -> Tensor:
-    """f(z) = (1, z, upper triangle of z z^T), of it only the diagonal for "diagonal": (R, D) -> (R, F)."""
-    one = z.new_ones(len(z), 1)
+    """f(z) = (1, z, upper triangle of z z^T), of it only the diagonal for "diagonal": (R, D) -> (F, R).
+
+    Rows of z are columns here, so that every product is written once, where it stays.
+    """
+    dim, z = z.shape[1], z.T.contiguous()
+    f = z.new_empty(n_features(dim, covariance), z.shape[1])
+    f[0], f[1 : dim + 1] = 1, z
     if covariance == "diagonal":
-        return torch.cat((one, z, z.square()), 1)
-    return torch.cat((one, z, *(z[:, i : i + 1] * z[:, i:] for i in range(z.shape[1]))), 1)
+        torch.square(z, out=f[dim + 1 :])
+        return f
+    start = dim + 1
+    for i in range(dim):
+        torch.mul(z[i:], z[i], out=f[start : start + dim - i])
+        start += dim - i
+    return f
 
 
 def salience(z: Tensor) -> Tensor:
@@ -252,7 +321,8 @@ def _parts(rows: CodeRows, generator: Generator) -> tuple[_Unit, _Unit]:
     scale = scale.clamp_min(1e-6 * scale.max()).clamp_min(1e-30)
     # the rows' own precision, so that subtracting the centre loses nothing
     centre, scale = centre.to(rows.mean.dtype), scale.to(rows.mean.dtype)
-    reach = max((largest - centre).abs().div(scale).max().item() for largest in (rows.mean.amax(0), rows.mean.amin(0)))
+    ends = (rows.mean.amax(0).cpu(), rows.mean.amin(0).cpu())
+    reach = max((end - centre).abs().div(scale).max().item() for end in ends)
     order = torch.randperm(len(rows), generator=generator)
     n_held_out = 0 if len(rows) < 20 else min(MOST_HELD_OUT, round(0.1 * len(rows)))
     unit = _Unit(rows, centre, scale, order[n_held_out:], torch.float32 if reach < FAR else torch.float64)
@@ -261,10 +331,6 @@ def _parts(rows: CodeRows, generator: Generator) -> tuple[_Unit, _Unit]:
 
 def _noise(rows: CodeRows, generator: Generator) -> Tensor:
     return torch.randn(rows.mean.shape, generator=generator, dtype=rows.mean.dtype)
-
-
-def _blocks(z: Tensor, responsibility: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(z.split(BLOCK), responsibility.split(BLOCK), strict=True)
 
 
 def _maximise(statistics: Tensor, n_rows: float, dim: int, covariance: Covariance) -> MixtureFit:
@@ -288,10 +354,11 @@ def _maximise(statistics: Tensor, n_rows: float, dim: int, covariance: Covarianc
     return MixtureFit(log_weight, mean, torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False))
 
 
-def _scored(fit: MixtureFit, held_out: Tensor, covariance: Covariance) -> MixtureFit:
+def _scored(fit: MixtureFit, held_out: Tensor) -> MixtureFit:
     """With the mean log density of held-out rows (R, D) filled in."""
     theta = fit.natural().to(held_out.dtype)
-    total = sum((features(z, covariance) @ theta.T).logsumexp(-1).double().sum().item() for z in held_out.split(BLOCK))
+    parts = held_out.split(BLOCK)
+    total = sum((theta @ features(z, fit.covariance)).logsumexp(0).double().sum().item() for z in parts)
     score = total / len(held_out)
     return replace(fit, validation=score if math.isfinite(score) else -math.inf)
 
@@ -307,12 +374,8 @@ def _revive(statistics: Tensor, z: Tensor, log_density: Tensor, covariance: Cova
     if not len(dead) or len(dead) == len(share):
         return
     mean = statistics[:, 1 : dim + 1] / share.clamp_min(1e-12)[:, None]
-    within = (statistics - share[:, None] * features(mean, covariance)).sum(0) / share.sum()
+    within = (statistics - share[:, None] * features(mean, covariance).T).sum(0) / share.sum()
     poorest = log_density.topk(max(len(dead), len(z) // 100), largest=False).indices
     places = z[poorest[torch.randperm(len(poorest), generator=generator)[: len(dead)]]].double()
     within[: dim + 1] = 0  # the first two features have no spread of their own
-    statistics[dead] = (features(places, covariance) + within) / len(share)
-
-
-def _shifted(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int], None]:
-    return lambda step: progress(done + step, total)
+    statistics[dead] = (features(places, covariance).T + within) / len(share)

@@ -37,6 +37,7 @@ class EmpiricalPrior(Prior):
     """
 
     density: Density = "none"
+    samples: Tensor
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class EmpiricalPrior(Prior):
     def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         shape = as_shape(n)
         if self.sampler is None:
-            stored: Tensor = self.samples
+            stored = self.samples
             device = stored.device if generator is None else generator.device
             rows = torch.randint(len(stored), (shape.numel(),), generator=generator, device=device)
             return stored[rows.to(stored.device)].reshape(*shape, *self.event_shape)

@@ -61,6 +61,26 @@ class ExternalPrior(Prior):
             )
         return log_prob + log_det
 
+    @property
+    def invertible(self) -> bool:
+        """Whether the distribution has a `transform` with an inverse, as zuko's flows have."""
+        context = torch.zeros(self.context_features).to(self.whitening.weight) if self.context_features else None
+        return hasattr(getattr(self._given(context, torch.Size()), "transform", None), "inv")
+
+    @torch.no_grad()
+    def round_trip(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """f^{-1}(f(z)): z (..., *event_shape) -> the same shape, equal to z but for rounding.
+
+        Raises:
+            CapabilityError: a distribution that is not `invertible`.
+        """
+        if not self.invertible:
+            raise CapabilityError(f"{type(self.distribution).__name__} has no transform with an inverse.")
+        u = self.whitening(z.flatten(-len(self.event_shape)))[0]
+        transform = self._given(context, u.shape[:-1]).transform
+        back = transform.inv(transform(u.unflatten(-1, self.event_shape)))
+        return self.whitening.inverse(back.reshape(u.shape))[0].unflatten(-1, self.event_shape)
+
     @torch.no_grad()
     def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         shape = as_shape(n)

@@ -30,7 +30,8 @@ def tiles(view: ComparisonView) -> list[dict[str, str]]:
         )
     if known(null.samples, best.samples):
         value = arrow(short(null.samples), short(best.samples), view.changed)
-        note = t("report.tile.samples.note", floor=short(c.reconstruction_floor))
+        below = best.samples < c.reconstruction_floor
+        note = t("report.tile.samples.note" + below * ".noise", floor=short(c.reconstruction_floor))
         tiles.append({"value": value, "label": t("report.tile.samples"), "note": note})
     if not view.changed:
         return [*tiles, {"value": "0 s", "label": t("report.tile.cost.none"), "note": ""}]

@@ -29,6 +29,8 @@ def table(view: ComparisonView) -> dict[str, Any]:
     foot = t(
         "report.table.foot", floor=short(c.reconstruction_floor), measure=clause(c.setting.base_measure, view.lang)
     )
+    if knn:
+        foot += " " + t("report.table.knn.foot")
     if any(r.reliability > UNRELIABLE for r in c.rows):
         foot += " " + t("report.table.unreliable.foot")
     tested = {"title": t("report.table.test"), "note": t("report.table.test.note")}
@@ -80,11 +82,11 @@ def codes_map(view: ComparisonView) -> dict[str, Any] | None:
 
 
 def units(view: ComparisonView) -> list[tuple[str, str, str]] | None:
-    """One figure of units for N(0, I) and one for the recommended row."""
+    """One figure of units for N(0, I) and one for the recommended row, unless that has the same encoder."""
     p = view.c.pictures
     panels: list[tuple[str, str, str]] = []
     for key, css in (("standard", "null"), (view.c.recommendation.key, "best")):
-        row = row_of(view.c, key)
+        row = None if key.endswith("@standard") else row_of(view.c, key)
         kl, std = p.unit_kl.get(key, np.empty(0)), p.unit_std.get(key, np.empty(0))
         if row is None or not len(kl) or len(kl) != len(std) or any(row.method == name for name, _, _ in panels):
             continue

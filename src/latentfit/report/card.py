@@ -33,6 +33,11 @@ _ORIGIN = {
     "command": "Made by",
     "versions": "Versions",
 }
+#: what a reader must know before passing a component on, by the name of a part
+_NOTES = {
+    "exemplar": "The prior `exemplar` holds the codes of training rows: decoding one gives that row's reconstruction.",
+    "vamp": "The prior `vamp` holds pseudo-inputs that started as training rows and may still look like them.",
+}
 
 
 def card(component_config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -70,10 +75,23 @@ def card(component_config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     origin = [f"- {word}: {_origin(facts[key])}" for key, word in _ORIGIN.items() if facts.get(key) is not None]
     if origin:
         parts.append("## Where it comes from\n\n" + "\n".join(origin))
+    notes = [note for part, note in _NOTES.items() if part in _parts(component_config)]
+    if notes:
+        parts.append("## Privacy\n\n" + "\n".join(notes))
     fence = json.dumps(dict(component_config), indent=2, ensure_ascii=False, default=str).replace("```", "'''")
     parts.append(f"## Configuration\n\n```json\n{fence}\n```")
     parts.append("The weights are in `model.safetensors`; nothing in this folder is executed when it is loaded.")
     return "\n\n".join(parts) + "\n"
+
+
+def _parts(config: Any) -> set[str]:
+    """Names of a component and of all that it is made of."""
+    if isinstance(config, Mapping):
+        own = {str(config["name"])} if "name" in config else set()
+        return own.union(*(_parts(value) for value in config.values()))
+    if isinstance(config, list | tuple):
+        return set().union(*(_parts(value) for value in config))
+    return set()
 
 
 def _number(value: Any) -> str:

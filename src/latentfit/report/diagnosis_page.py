@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from latentfit.diagnosis.catalogue import finding_change, finding_name, finding_price, finding_remedy
 from latentfit.diagnosis.result import Diagnosis
 from latentfit.evaluation.ladder import NOTHING
-from latentfit.report import figures, parts
+from latentfit.report import figures, model_page, parts
 from latentfit.report.diagnosis_text import (
     NEXT,
     advice,
@@ -22,8 +20,8 @@ from latentfit.report.diagnosis_text import (
     what_line,
     words_of,
 )
-from latentfit.report.page import render_page, write_page
-from latentfit.report.view import View, known, percent, prior_name, seconds
+from latentfit.report.model_page import Line, ModelView, finish, ladder_figure, ladder_table
+from latentfit.report.view import View, known, percent
 
 #: fewer test rows than this and the report says so
 FEW_ROWS = 500
@@ -32,7 +30,7 @@ FEW_ROWS = 500
 def write_diagnosis(
     dx: Diagnosis, path: str | Path, *, lang: str = "en", title: str | None = None, show_data: bool = False
 ) -> Path:
-    """Write the report of a diagnosis into a file, atomically; returns its path.
+    """Write the report of a diagnosis into a file, and a card for chat beside it; returns the page's path.
 
     Args:
         dx: what was found.
@@ -44,45 +42,40 @@ def write_diagnosis(
     Raises:
         InputError: an unknown language.
     """
-    return write_page(path, render_diagnosis(dx, lang=lang, title=title, show_data=show_data))
+    view = _view(dx, lang, show_data)
+    return model_page.write(path, _page(view, dx, title), view, head_sentence(dx, lang), _tiles(view, dx))
 
 
 def render_diagnosis(dx: Diagnosis, *, lang: str = "en", title: str | None = None, show_data: bool = False) -> str:
     """The report as one HTML document; see `write_diagnosis`."""
-    shots = [dx.pictures.get(name, np.empty(0)) for name in ("originals", "reconstructions", "null_samples")]
-    s, p = dx.setting, prior_name(dx.ladder, lang)
-    view = View(lang, s.data_shape, show=show_data, shots=shots, changed=False, p=p)
-    t = view.t
+    return _page(_view(dx, lang, show_data), dx, title)
+
+
+def _view(dx: Diagnosis, lang: str, show_data: bool) -> ModelView:
+    chosen = dx.ladder.chosen
+    new = "" if chosen is dx.ladder.nothing else chosen.name
+    return ModelView(dx.setting, dx.ladder, dx.pictures, new, lang, show_data)
+
+
+def _page(view: ModelView, dx: Diagnosis, title: str | None) -> str:
+    t, lang = view.t, view.lang
     budget = {} if dx.budget is None else {**dx.budget.parts, "rest": dx.budget.rest}
-    items = parts.finding_items(view, dx.findings)
-    units = parts.unit_figure(view, dx.active_units.kl, dx.active_units.std)
-    draws = [(dx.pictures.get("map_null", np.empty(0)), "null", p)]
-    labels = dx.pictures.get("map_labels")
+    lines = _lines(view, dx)
     sections: dict[str, Any] = {
         "headline": head_sentence(dx, lang),
         "evidence": [_sentence(line) for line in (*rows_line(dx, lang), *measured(dx, lang))],
-        "eyebrow": t("report.diagnosis.eyebrow", model=s.model, what=what_line(dx, lang)),
+        "eyebrow": t("report.diagnosis.eyebrow", model=dx.setting.model, what=what_line(dx, lang)),
         "tiles": _tiles(view, dx),
-        "see": _see(view, dx),
         "error": parts.error_bar(view, budget, "report.diagnosis.error"),
-        "findings": {"title": t("report.diagnosis.findings"), "items": items},
-        "gains": _ladder(view, dx),
-        "table": _table(view, dx),
+        "findings": {"title": t("report.diagnosis.findings"), "items": parts.finding_items(view, dx.findings)},
+        "gains": ladder_figure(view, lines, dx.setting.n_test),
+        "table": ladder_table(view, lines, ("method", "gap", "fit_s", "parameters"), dx.setting.n_test),
         "groups": _groups(view, dx),
-        "map": parts.code_map(view, dx.pictures.get("map_codes", np.empty(0)), draws, labels=labels),
-        "units": {"caption": t("report.units.caption"), "panels": [(s.model, "null", units)]},
-        "holes": _holes(view, dx),
         "trust": _trust(view, dx),
         "cost": {"title": t("report.diagnosis.cost"), "lines": _cost(view, dx)},
         "commands": _commands(view, dx),
-        "glossary": parts.glossary(view),
     }
-    facts = [
-        t("report.foot.seed", seed=s.random_state),
-        t("report.foot.time", seconds=f"{s.seconds:,.0f}", device=s.device),
-    ]
-    sections["foot"] = parts.foot(view, versions=parts.versions(), facts=facts)
-    return render_page(view, sections, title=title, name=s.model)
+    return finish(view, sections, title)
 
 
 def _sentence(line: str) -> str:
@@ -106,66 +99,26 @@ def _tiles(view: View, dx: Diagnosis) -> list[dict[str, str]]:
     return [*tiles, {"value": units, "label": t("report.diagnosis.tile.units"), "note": note}]
 
 
-def _see(view: View, dx: Diagnosis) -> dict[str, Any] | None:
-    sheets = [(dx.pictures.get("null_samples", np.empty(0)), "null", view.t("report.retrofit.see.null"))]
-    rows = [(dx.pictures.get("reconstructions", np.empty(0)), "mute", view.t("report.see.reconstructions"))]
-    return parts.grids(view, sheets, rows, "report.diagnosis.see.caption")
-
-
-def _ladder(view: View, dx: Diagnosis) -> dict[str, Any] | None:
-    marks = [
-        figures.Mark(
+def _lines(view: View, dx: Diagnosis) -> list[Line]:
+    """The ladder from small to large, the model's own prior first."""
+    return [
+        Line(
             view.words["p"] if rung.name == NOTHING else rung.name,
-            "",
             None if rung.name == NOTHING else rung.gap,
-            "" if rung.name == NOTHING else seconds(rung.seconds),
+            rung.seconds,
+            rung.n_parameters,
             rung is dx.ladder.chosen,
         )
         for rung in dx.ladder.candidates
     ]
-    caption = view.t("report.diagnosis.ladder.caption", n=dx.setting.n_test)
-    axis = view.t("report.diagnosis.ladder.axis")
-    found = parts.intervals(view, marks, axis, view.t("report.gain.seconds"), caption)
-    return None if found is None else {"title": view.t("report.diagnosis.ladder"), **found}
-
-
-def _table(view: View, dx: Diagnosis) -> dict[str, Any]:
-    t, rows = view.t, []
-    for rung in dx.ladder.candidates:
-        own = rung.name == NOTHING
-        cells = [
-            ("method", view.words["p"] if own else rung.name, rung.name),
-            ("gap", "0" if own else str(rung.gap), rung.gap.value),
-            ("fit_s", "–" if own else seconds(rung.seconds), rung.seconds),
-            ("parameters", f"{rung.n_parameters:,}", rung.n_parameters),
-        ]
-        rows.append({"cells": cells, "chosen": t("column.kept") if rung is dx.ladder.chosen else ""})
-    columns = [("method", t("column.rung")), *((name, t(f"column.{name}")) for name in ("gap", "fit_s", "parameters"))]
-    return {
-        "title": t("report.diagnosis.table"),
-        "caption": t("report.diagnosis.table.caption"),
-        "columns": columns,
-        "sorted": "",
-        "rows": rows,
-        "test": None,
-        "foot": "",
-    }
 
 
 def _groups(view: View, dx: Diagnosis) -> dict[str, Any] | None:
     table = sorted(dx.gap_by_group.items(), key=lambda item: -item[1][1].value)
     marks = [figures.Mark(str(name), "", gap, f"{n:,}") for name, (n, gap) in table[:30]]
     caption = view.t("report.diagnosis.groups.caption")
-    found = parts.intervals(view, marks, view.t("report.diagnosis.ladder.axis"), view.words["units"], caption)
+    found = parts.intervals(view, marks, view.t("report.model.ladder.axis"), view.words["units"], caption)
     return None if found is None else {"title": view.t("report.diagnosis.groups"), **found}
-
-
-def _holes(view: View, dx: Diagnosis) -> dict[str, str] | None:
-    if dx.holes is None:
-        return None
-    draws = [(dx.holes.log_r_samples, "null", view.t("report.retrofit.see.null"))]
-    figure = parts.hole_figure(view, dx.holes.log_r_codes, draws, dx.holes.threshold)
-    return None if figure is None else {"caption": view.t("report.holes.caption"), "svg": figure}
 
 
 def _trust(view: View, dx: Diagnosis) -> list[tuple[str, str]]:

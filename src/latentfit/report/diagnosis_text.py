@@ -26,17 +26,17 @@ WIDTH, LABEL = 80, 12
 NEXT = dict.fromkeys(("LF-PRIOR-01", "LF-HOLES-01", "LF-HOLES-02"), "latentfit.retrofit(model, X_train)")
 
 
-def diagnosis_text(dx: Diagnosis, lang: str = "en") -> str:
-    """The diagnosis in lines of at most 80 characters: setting, findings, budget, what it means, what to do next."""
+def diagnosis_text(dx: Diagnosis, lang: str = "en", width: int = WIDTH) -> str:
+    """The diagnosis in lines of at most `width` characters: setting, findings, budget, what it means, what to do."""
     words = words_of(dx, lang)
-    lines = _head(dx, lang)
-    lines += ["", *_findings(dx, lang, words), ""]
+    lines = _head(dx, lang, width)
+    lines += ["", *_findings(dx, lang, words, width), ""]
     notes = [budget_line(dx, lang), *measured(dx, lang), *missing(dx, lang)]
     for note in notes:
-        lines += wrapped(note, WIDTH, indent="  ") if note else []
-    lines += ["", *wrapped(head_sentence(dx, lang), WIDTH)]
+        lines += wrapped(note, width, indent="  ") if note else []
+    lines += ["", *wrapped(head_sentence(dx, lang), width)]
     for label, text in advice(dx, lang):
-        for line in wrapped(text, WIDTH - LABEL):
+        for line in wrapped(text, width - LABEL):
             lines.append(f"{label:<{LABEL}}{line}")
             label = ""
     return "\n".join(lines)
@@ -80,7 +80,7 @@ def diagnosis_html(dx: Diagnosis, lang: str = "en") -> str:
     return (
         "<style>td.latentfit { text-align: left !important; }</style>"
         f"<p><b>{_text(head_sentence(dx, lang))}</b></p>"
-        f"<table><caption>{_text(' '.join(part.strip() for part in _head(dx, lang)))}</caption>"
+        f"<table><caption>{_text(' '.join(part.strip() for part in _head(dx, lang, WIDTH)))}</caption>"
         f"<tbody>{''.join(rows)}</tbody></table>"
         + "".join(f"<p>{_text(n)}</p>" for n in notes if n)
         + f"<dl>{advised}</dl>"
@@ -188,21 +188,21 @@ def what_line(dx: Diagnosis, lang: str = "en") -> str:
     return say("diagnosis.what", lang, likelihood=s.likelihood, shape=shape_words(s.data_shape, lang), n=n)
 
 
-def _head(dx: Diagnosis, lang: str) -> list[str]:
+def _head(dx: Diagnosis, lang: str, width: int) -> list[str]:
     s = dx.setting
     title = f"{say('diagnosis.title', lang, model=' '.join(s.model.split()))} ({what_line(dx, lang)})"
     took = say("diagnosis.time", lang, duration=duration(s.seconds, lang), device=s.device)
     if dx.probe is not None:
         alone, probe = (duration(v, lang) for v in (s.seconds - dx.probe.seconds, dx.probe.seconds))
         took = say("diagnosis.time.probe", lang, duration=alone, probe=probe, device=s.device)
-    if len(title) + 2 + len(took) <= WIDTH:
-        lines = [title.ljust(WIDTH - len(took)) + took]
+    if len(title) + 2 + len(took) <= width:
+        lines = [title.ljust(width - len(took)) + took]
     else:
-        lines = [*wrapped(title, WIDTH, indent="  "), took.rjust(WIDTH)]
-    return lines + [line for part in rows_line(dx, lang) for line in wrapped(part, WIDTH)]
+        lines = [*wrapped(title, width, indent="  "), took.rjust(width)]
+    return lines + [line for part in rows_line(dx, lang) for line in wrapped(part, width)]
 
 
-def _findings(dx: Diagnosis, lang: str, words: dict[str, str]) -> list[str]:
+def _findings(dx: Diagnosis, lang: str, words: dict[str, str], width: int) -> list[str]:
     """A number, the name, the sentence, and at the right edge how grave it is."""
     lines = []
     names = [finding_name(finding, lang) for finding in dx.findings]
@@ -210,14 +210,14 @@ def _findings(dx: Diagnosis, lang: str, words: dict[str, str]) -> list[str]:
     for number, (name, finding) in enumerate(zip(names, dx.findings, strict=True), start=1):
         status = finding_status(finding, lang, **words)
         # a long status stands under the end of its sentence, a short one beside it
-        room = WIDTH - first - min(len(status), 10) - 2
+        room = width - first - min(len(status), 10) - 2
         body = textwrap.wrap(finding_sentence(finding, lang, **words), room) or [""]
         head = f"{number:>2} {name}".ljust(first)
         shown = [head + body[0], *(" " * first + more for more in body[1:])]
-        if len(shown[-1]) + 2 + len(status) > WIDTH:
+        if len(shown[-1]) + 2 + len(status) > width:
             shown.append("")
         at = len(shown) - 1 if len(status) > 10 else 0
-        shown[at] = shown[at].ljust(WIDTH - len(status)) + status
+        shown[at] = shown[at].ljust(width - len(status)) + status
         lines += shown
     return [line.rstrip() for line in lines]
 

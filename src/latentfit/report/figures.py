@@ -78,7 +78,7 @@ def budget(parts: Sequence[tuple[str, str, Estimate, str]], axis: str, width: in
     high = min(max(reach), 1.3 * total) * 1.02
     x = _scale(0.0, high, left, right)
     svg = _axis(x, ticks(0.0, high, 6 if width > 500 else 4), top, top + bar + 8, axis)
-    whiskers, start, bottom = [], 0.0, top + bar + 8 + 58
+    whiskers, start, y = [], 0.0, top + bar + 8 + 58
     for i, (label, value, e, css) in enumerate(parts):
         end = max(start + e.value, 0.0)
         a, b = sorted((x(start), x(end)))
@@ -88,11 +88,13 @@ def budget(parts: Sequence[tuple[str, str, Estimate, str]], axis: str, width: in
             # neighbours' intervals may cross: each has its own height
             whiskers.append(_whisker(low, up, top + 8 + 9 * (i % 3), "whisker"))
         start = max(end, start)
-        y = bottom + 24 * i
         svg.append(f'<rect x="{left}" y="{y - 10}" width="12" height="12" rx="2" class="{css}"/>')
         svg.append(f'<text x="{left + 20}" y="{y}" class="lab">{_text(label)}</text>')
+        if 8 * len(label) + 7 * len(value) + 30 > right - left:  # no room beside it on a phone
+            y += 18
         svg.append(f'<text x="{right}" y="{y}" class="num" text-anchor="end">{_text(value)}</text>')
-    return _svg(width, bottom + 24 * (len(parts) - 1) + 12, svg + whiskers, axis)
+        y += 24
+    return _svg(width, y - 12, svg + whiskers, axis)
 
 
 def gains(marks: Sequence[Mark], axis: str, aside: str, width: int = 880) -> str:

@@ -8,7 +8,7 @@ from latentfit.comparison.result import Comparison
 from latentfit.report import above, below, parts, pictures
 from latentfit.report.page import render_page, write_page
 from latentfit.report.verdict import evidence, headline
-from latentfit.report.view import ComparisonView
+from latentfit.report.view import ComparisonView, known, percent, short
 from latentfit.saving import write_atomic
 
 
@@ -66,5 +66,21 @@ def write(
 
 def report_png(comparison: Comparison, path: str | Path, *, lang: str = "en") -> Path:
     """A card of 1200 x 630 pixels for chat and README: the headline, samples before and after, numbers."""
-    write_atomic(path, pictures.card_png(comparison, headline(comparison, lang), lang))
+    view, shown = ComparisonView(comparison, lang, show=False), comparison.pictures
+    t, best = view.t, comparison.recommended
+    sheets = [
+        (shown.null_samples, "null", t("report.png.before")),
+        (shown.best_samples, "best", t("report.png.after", method=best.method)),
+    ]
+    quality = (comparison.null.samples, best.samples)
+    facts = [
+        (
+            t("report.tile.gap.value", gap=comparison.prior_gap),
+            t("report.tile.gap.unit") + " " + t("report.tile.gap"),
+        ),
+        (" → ".join(map(percent, comparison.holes)) if known(*comparison.holes) else "", t("report.tile.holes")),
+        (" → ".join(map(short, quality)) if known(*quality) else "", t("report.tile.samples")),
+    ]
+    name, line = comparison.setting.data, headline(comparison, lang)
+    write_atomic(path, pictures.card_png(name, line, sheets, view.scale, facts, image=view.image))
     return Path(path)

@@ -40,13 +40,15 @@ def gap_tile(view: View, gap: Estimate, label: str, share: float, kl: float) -> 
     }
 
 
-def grids(view: View, sheets: Sequence[Sheet], rows: Sequence[Sheet], caption: str) -> dict[str, Any] | None:
+def grids(
+    view: View, sheets: Sequence[Sheet], rows: Sequence[Sheet], caption: str, **words: Any
+) -> dict[str, Any] | None:
     """Grids of pictures side by side: samples, and what is made from rows of data, shown only where asked.
 
     Args:
         sheets: of samples, (n, *data_shape) each.
         rows: of reconstructions or originals.
-        caption: the key of the sentence under them, which needs `n`.
+        caption: the key of the sentence under them, which needs `n` and `words`.
     """
     sheets = [sheet for sheet in sheets if len(sheet[0])]
     if not view.image or not sheets:
@@ -63,7 +65,7 @@ def grids(view: View, sheets: Sequence[Sheet], rows: Sequence[Sheet], caption: s
     n = min(MAX_GRID, len(sheets[0][0]))
     pixelated = max(sheets[0][0].shape[1:]) <= 32
     title = view.t("report.see.title")
-    return {"title": title, "panels": panels, "caption": view.t(caption, n=n), "pixelated": pixelated}
+    return {"title": title, "panels": panels, "caption": view.t(caption, n=n, **words), "pixelated": pixelated}
 
 
 def quantiles(

@@ -7,16 +7,18 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from latentfit.comparison.result import Comparison
-from latentfit.diagnosis.catalogue import say
-
 #: pixels per side of a cell of a grid, at most; larger images are thinned, so that a report stays under 8 MB
 CELL = 56
 THUMBNAIL = 24
+#: of the card: what is drawn from the model's own prior, and from another
+COLOURS = {"null": "#b4531f", "best": "#0b6b74"}
+#: of a headline in large letters
+MOST_LINES = 4
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -81,58 +83,57 @@ def data_uri(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
-def card_png(comparison: Comparison, headline: str, lang: str = "en") -> bytes:
-    """The card as a PNG of 1200 x 630 pixels: headline, samples before and after, the numbers."""
+def card_png(
+    name: str,
+    headline: str,
+    sheets: Sequence[tuple[np.ndarray, str, str]],
+    scale: tuple[float, float, bool],
+    facts: Sequence[tuple[str, str]],
+    *,
+    image: bool,
+) -> bytes:
+    """A card as a PNG of 1200 x 630 pixels: headline, samples before and after, the numbers.
+
+    Args:
+        name: of the data or the model, above the headline.
+        headline: the one sentence.
+        sheets: of samples (m, *data_shape), "null" or "best", and the label over them; at most two.
+        scale: of all pictures, see `scale_of`.
+        facts: numbers and what they are.
+        image: whether the samples are pictures; else the numbers stand alone.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="#fcfbf9")
     FigureCanvasAgg(figure)
-    setting, pictures, best = comparison.setting, comparison.pictures, comparison.recommended
     plain: dict[str, Any] = {"parse_math": False, "color": "#20262d"}
 
     def write(x: float, y: float, text: str, size: float, **style: Any) -> None:
         figure.text(x, y, text, **{**plain, "fontsize": size, "va": "top", **style})
 
-    write(0.045, 0.93, f"LATENTFIT    {setting.data}"[:90], 13, color="#6a727c", family="DejaVu Sans")
-    write(0.045, 0.87, _wrap(headline.replace("`", ""), 70), 21, family="DejaVu Serif", linespacing=1.35)
-    pairs = [
-        (pictures.null_samples, "report.png.before", "#b4531f"),
-        (pictures.best_samples, "report.png.after", "#0b6b74"),
-    ]
-    scale = scale_of([pictures.originals, pictures.reconstructions, pictures.best_samples])
-    if is_image(setting.data_shape) and all(len(images) for images, _, _ in pairs):
-        for i, (images, key, colour) in enumerate(pairs):
-            left = 0.045 + 0.275 * i
-            write(left, 0.6, say(key, lang, **({"method": best.method} if i else {})), 13, color=colour)
-            axes = figure.add_axes((left, 0.065, 0.255, 0.255 * 12 / 6.3))
-            pixels = _pixels(images[:36], scale, CELL)
-            axes.imshow(_sheet(pixels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    write(0.045, 0.93, f"LATENTFIT    {name}"[:90], 13, color="#6a727c", family="DejaVu Sans")
+    lines = _wrap(headline.replace("`", ""), 70).split("\n")
+    size = 21 if len(lines) <= MOST_LINES else 17
+    lines = lines if len(lines) <= MOST_LINES else _wrap(headline.replace("`", ""), 88).split("\n")
+    write(0.045, 0.87, "\n".join(lines), size, family="DejaVu Serif", linespacing=1.35)
+    x = 0.045
+    if image and sheets and all(len(images) for images, _, _ in sheets):
+        for images, css, label in sheets:
+            write(x, 0.6, label, 13, color=COLOURS[css])
+            axes = figure.add_axes((x, 0.065, 0.255, 0.255 * 12 / 6.3))
+            axes.imshow(
+                _sheet(_pixels(images[:36], scale, CELL)), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+            )
             axes.set_axis_off()
-        x = 0.63
-    else:
-        x = 0.045
-    unit = say("unit.image" if is_image(setting.data_shape) else "unit.row", lang)
-    facts = [
-        (
-            say("report.tile.gap.value", lang, gap=comparison.prior_gap),
-            say("report.tile.gap.unit", lang, unit=unit) + " " + say("report.tile.gap", lang),
-        ),
-        (_arrow(comparison.holes, "{:.0%}"), say("report.tile.holes", lang)),
-        (_arrow((comparison.null.samples, best.samples), "{:.2g}"), say("report.tile.samples", lang)),
-    ]
+            x += 0.275
+        x += 0.035
     for i, (value, caption) in enumerate(fact for fact in facts if fact[0]):
-        write(x, 0.56 - 0.17 * i, value, 24, color="#0b6b74")
+        write(x, 0.56 - 0.17 * i, value, 24, color=COLOURS["best"])
         write(x, 0.49 - 0.17 * i, _wrap(caption, 44), 12, color="#525a63", linespacing=1.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()
-
-
-def _arrow(pair: tuple[float, float], form: str) -> str:
-    if not all(math.isfinite(v) for v in pair):
-        return ""
-    return " → ".join(form.format(v).replace("%", " %") for v in pair)
 
 
 def _sheet(pixels: np.ndarray, n: int = 6) -> np.ndarray:

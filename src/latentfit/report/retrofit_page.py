@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import NOTHING
-from latentfit.report import figures, parts
-from latentfit.report.page import render_page, write_page
+from latentfit.report import figures, model_page, parts
+from latentfit.report.model_page import Cell, Line, ModelView, finish, ladder_figure, ladder_table
 from latentfit.report.retrofit_text import (
+    doubts,
     evidence,
     guard_name,
     guard_text,
@@ -25,14 +24,14 @@ from latentfit.report.retrofit_text import (
     weights_line,
     what_line,
 )
-from latentfit.report.view import View, arrow, pair, percent, prior_name, seconds, short
+from latentfit.report.view import View, arrow, pair, percent, seconds, short
 from latentfit.retrofitting import Retrofit, RungRow
 
 
 def write_retrofit(
     fix: Retrofit, path: str | Path, *, lang: str = "en", title: str | None = None, show_data: bool = False
 ) -> Path:
-    """Write the report of a retrofit into a file, atomically; returns its path.
+    """Write the report of a retrofit into a file, and a card for chat beside it; returns the page's path.
 
     Args:
         fix: what was fitted and kept.
@@ -44,41 +43,34 @@ def write_retrofit(
     Raises:
         InputError: an unknown language.
     """
-    return write_page(path, render_retrofit(fix, lang=lang, title=title, show_data=show_data))
+    view = _view(fix, lang, show_data)
+    return model_page.write(path, _page(view, fix, title), view, _head(view, fix), _tiles(view, fix))
 
 
 def render_retrofit(fix: Retrofit, *, lang: str = "en", title: str | None = None, show_data: bool = False) -> str:
     """The report as one HTML document; see `write_retrofit`."""
-    s, shown = fix.setting, fix.pictures
-    shots = [shown.get(name, np.empty(0)) for name in ("originals", "reconstructions", "new_samples")]
-    p = prior_name(fix.ladder, lang)
-    view = View(lang, s.data_shape, show=show_data, shots=shots, changed=fix.changed, p=p)
-    t = view.t
-    draws = _sheets(view, fix, "map")
-    holes = parts.hole_figure(view, shown.get("hole_codes", np.empty(0)), _sheets(view, fix, "hole"))
-    codes, labels = shown.get("map_codes", np.empty(0)), shown.get("map_labels")
+    return _page(_view(fix, lang, show_data), fix, title)
+
+
+def _view(fix: Retrofit, lang: str, show_data: bool) -> ModelView:
+    return ModelView(fix.setting, fix.ladder, fix.pictures, fix.kept.name if fix.changed else "", lang, show_data)
+
+
+def _page(view: ModelView, fix: Retrofit, title: str | None) -> str:
+    t, s, lang, lines = view.t, fix.setting, view.lang, _lines(view, fix)
     sections: dict[str, Any] = {
         "headline": _head(view, fix),
         "evidence": [verdict(fix, lang), *_without_repeats(fix, lang)],
         "eyebrow": t("report.retrofit.eyebrow", model=s.model, what=what_line(fix, lang)),
         "tiles": _tiles(view, fix),
-        "see": _see(view, fix),
         "error": _error(view, fix),
-        "gains": _ladder(view, fix),
-        "table": _table(view, fix),
-        "map": parts.code_map(view, codes, draws, labels=labels),
-        "holes": holes and {"caption": t("report.holes.caption"), "svg": holes},
+        "gains": ladder_figure(view, lines, s.n_selection),
+        "table": ladder_table(view, lines, _columns(fix, lines), s.n_selection, samples_foot(fix, lang)),
         "trust": _trust(view, fix),
         "cost": {"title": t("report.retrofit.cost"), "lines": _cost(view, fix)},
         "commands": _commands(view, fix),
-        "glossary": parts.glossary(view),
     }
-    facts = [
-        t("report.foot.seed", seed=s.random_state),
-        t("report.foot.time", seconds=f"{s.seconds:,.0f}", device=s.device),
-    ]
-    sections["foot"] = parts.foot(view, versions=parts.versions(), facts=facts)
-    return render_page(view, sections, title=title, name=s.model)
+    return finish(view, sections, title)
 
 
 def _head(view: View, fix: Retrofit) -> str:
@@ -123,24 +115,6 @@ def _tiles(view: View, fix: Retrofit) -> list[dict[str, str]]:
     return [*tiles, {"value": value, "label": t("report.tile.cost.post hoc"), "note": note}]
 
 
-def _see(view: View, fix: Retrofit) -> dict[str, Any] | None:
-    t, shown = view.t, fix.pictures
-    sheets = [
-        (shown.get("null_samples", np.empty(0)), "null", t("report.retrofit.see.null")),
-        (shown.get("new_samples", np.empty(0)), "best", t("report.retrofit.see.new", name=fix.kept.name)),
-    ]
-    rebuilt = shown.get("reconstructions", np.empty(0))
-    if view.image:
-        rows = [(rebuilt, "mute", t("report.see.reconstructions"))]
-        found = parts.grids(view, sheets if fix.changed else sheets[:1], rows, "report.see.caption")
-        if found is not None:
-            n = min(parts.MAX_GRID, len(sheets[0][0]))
-            found["caption"] = t("report.retrofit.see.caption", n=n, seed=fix.setting.random_state)
-        return found
-    n = min(12, math.prod(view.shape))
-    return parts.quantiles(view, rebuilt, sheets, t("report.retrofit.see.table", name=fix.kept.name, n=n))
-
-
 def _error(view: View, fix: Retrofit) -> dict[str, Any] | None:
     """The gain as a part of the KL, in one bar."""
     if not fix.changed or not fix.kl.value > max(fix.gain.value, 0.0):
@@ -155,48 +129,28 @@ def _error(view: View, fix: Retrofit) -> dict[str, Any] | None:
     return {"title": t("report.retrofit.error"), "caption": t("report.retrofit.error.caption"), **figure}
 
 
-def _ladder(view: View, fix: Retrofit) -> dict[str, Any] | None:
-    marks = []
+def _lines(view: View, fix: Retrofit) -> list[Line]:
+    """The ladder from small to large, the model's own prior first."""
+    found = []
     for row in in_order(fix):
-        own = row.name == NOTHING
-        name, time = name_of(fix, row, view.lang), "" if own else seconds(row.fit_seconds)
-        marks.append(figures.Mark(name, "", None if own else row.gap, time, row.kept))
-    caption = view.t("report.diagnosis.ladder.caption", n=fix.setting.n_selection)
-    axis = view.t("report.diagnosis.ladder.axis")
-    found = parts.intervals(view, marks, axis, view.t("report.gain.seconds"), caption)
-    return None if found is None else {"title": view.t("report.diagnosis.ladder"), **found}
-
-
-def _table(view: View, fix: Retrofit) -> dict[str, Any]:
-    t, rows = view.t, []
-    names = ["method", "gap", *["samples"] * (fix.samples is not None), "holes", "fit_s", "sample_ms", "parameters"]
-    names += ["note"] * any(kept_mark(fix, row, view.lang) not in ("", "<-") for row in fix.rows)
-    for row in in_order(fix):
-        own, mark = row.name == NOTHING, kept_mark(fix, row, view.lang)
-        mark = "" if mark == "<-" else mark
-        samples, holes = row.samples, row.holes
-        cells: dict[str, tuple[str, float | str]] = {
-            "method": (name_of(fix, row, view.lang), row.name),
-            "gap": ("0" if own else str(row.gap), row.gap.value),
-            "samples": ("", "") if samples is None else (str(samples), samples.value),
-            "holes": ("", "") if holes is None else (percent(holes), holes),
-            "fit_s": ("–" if own else seconds(row.fit_seconds), row.fit_seconds),
+        mark = kept_mark(fix, row, view.lang).removeprefix("<-")
+        more: dict[str, Cell] = {
+            "samples": ("", "") if row.samples is None else (str(row.samples), row.samples.value),
+            "holes": ("", "") if row.holes is None else (percent(row.holes), row.holes),
             "sample_ms": (short(row.sample_ms), row.sample_ms),
-            "parameters": (f"{row.n_parameters:,}", row.n_parameters),
             "note": (mark, mark),
         }
-        listed = [(name, *cells[name]) for name in names]
-        rows.append({"cells": listed, "chosen": t("column.kept") if row.kept else ""})
-    columns = [(name, t("column.rung" if name == "method" else f"column.{name}")) for name in names]
-    return {
-        "title": t("report.retrofit.table"),
-        "caption": t("report.retrofit.table.caption", n=fix.setting.n_selection),
-        "columns": columns,
-        "sorted": "",
-        "rows": rows,
-        "test": None,
-        "foot": samples_foot(fix, view.lang),
-    }
+        gap = None if row.name == NOTHING else row.gap
+        found.append(Line(name_of(fix, row, view.lang), gap, row.fit_seconds, row.n_parameters, row.kept, more))
+    return found
+
+
+def _columns(fix: Retrofit, lines: list[Line]) -> list[str]:
+    samples, notes = fix.samples is not None, any(line.more["note"][0] for line in lines)
+    return [
+        *("method", "gap", *["samples"] * samples, "holes", "fit_s", "sample_ms", "parameters"),
+        *["note"] * notes,
+    ]
 
 
 def _trust(view: View, fix: Retrofit) -> list[tuple[str, str]]:
@@ -213,9 +167,7 @@ def _trust(view: View, fix: Retrofit) -> list[tuple[str, str]]:
     for name, (passed, numbers) in fix.guards.items():
         items.append(("good" if passed else "warn", guard_text(name, numbers, view.lang)))
     items.append(("good" if fix.weights_unchanged else "warn", weights_line(fix, view.lang)))
-    if not s.separate:
-        sizes = {"fit": s.n_fit, "selection": s.n_selection, "test": s.n_test}
-        items.append(("warn", t("retrofit.cross", **sizes)))
+    items += [("warn", line) for line in doubts(fix, view.lang)]
     return [*items, *(("good", line) for line in s.understood)]
 
 
@@ -250,15 +202,6 @@ def _commands(view: View, fix: Retrofit) -> dict[str, Any] | None:
         (t("report.retrofit.repeat.draw"), "x = vae.decode(prior.sample(64))"),
     ]
     return {"caption": t("report.retrofit.repeat"), "first": listed, "rest": [], "summary": ""}
-
-
-def _sheets(view: View, fix: Retrofit, kind: str) -> list[parts.Sheet]:
-    """The arrays of draws from the prior before and after, for the map or the holes."""
-    sheets = [
-        (fix.pictures.get(f"{kind}_null", np.empty(0)), "null", view.t("report.map.before")),
-        (fix.pictures.get(f"{kind}_new", np.empty(0)), "best", view.t("report.map.after")),
-    ]
-    return sheets if fix.changed else sheets[:1]
 
 
 def _own(fix: Retrofit) -> RungRow:

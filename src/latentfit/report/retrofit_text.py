@@ -21,16 +21,18 @@ from latentfit.report.view import (
 from latentfit.retrofitting import Retrofit, RungRow
 
 WIDTH = 80
+#: characters that the ladder's last column has at least
+NARROWEST = 10
 
 
-def retrofit_text(fix: Retrofit, lang: str = "en") -> str:
-    """The ladder and the verdict in lines of at most 80 characters."""
+def retrofit_text(fix: Retrofit, lang: str = "en", width: int = WIDTH) -> str:
+    """The ladder and the verdict in lines of at most `width` characters."""
     s, words = fix.setting, words_of(fix, lang)
     title = f"{say('retrofit.title', lang, model=' '.join(s.model.split()))} ({what_line(fix, lang)})"
-    caption = say("retrofit.caption", lang, fit=s.n_fit, selection=s.n_selection, **words)
-    lines = [*wrapped(title, WIDTH, indent="  "), *wrapped(caption, WIDTH), "", *_ladder(fix, lang), ""]
+    caption = say(f"retrofit.caption.{s.chose}", lang, fit=s.n_fit, selection=s.n_selection, **words)
+    lines = [*wrapped(title, width, indent="  "), *wrapped(caption, width), "", *_ladder(fix, lang, width), ""]
     for sentence in [verdict(fix, lang), *evidence(fix, lang)]:
-        lines += wrapped(sentence, WIDTH)
+        lines += wrapped(sentence, width)
     return "\n".join(lines)
 
 
@@ -85,9 +87,33 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
         if fix.log_px_gain is not None:
             lines.append(say("retrofit.log_px", lang, n=s.n_scored, k=s.k, gain=fix.log_px_gain, **words))
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
+    lines += doubts(fix, lang)
+    lines += finetuned_lines(fix, lang)
+    untouched = fix.weights_unchanged and fix.sha256[1] and fix.finetuned is None
+    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if untouched else [])]
+
+
+def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
+    """What training a copy on added, what of it is owed to the prior, and that codes have moved."""
+    found = fix.finetuned
+    if found is None:
+        return []
+    arms = {"before": found["before"].active, "after": found["fine-tuned"].active, "steps": found["control"].steps}
+    lines = [
+        say("retrofit.finetuned", lang, added=found.added, owed=found.owed, **arms, **words_of(fix, lang)),
+        say("retrofit.finetuned.kept" if found.won.name == "fine-tuned" else "retrofit.finetuned.dropped", lang),
+    ]
+    if found.revival.dead > found.revival.done:
+        lines.append(say("retrofit.finetuned.dead", lang, n=found.revival.dead))
+    return lines
+
+
+def doubts(fix: Retrofit, lang: str = "en") -> list[str]:
+    """What the choice of rows takes from the numbers; empty where test rows both chose and measured, each its own."""
+    s = fix.setting
     if not s.separate:
-        lines.append(say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test))
-    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if fix.weights_unchanged else [])]
+        return [say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test)]
+    return [say("retrofit.chose.train", lang, test=s.n_test, **words_of(fix, lang))] if s.chose == "train" else []
 
 
 def gain_line(fix: Retrofit, lang: str = "en") -> str:
@@ -110,7 +136,9 @@ def share_of_kl(fix: Retrofit) -> float:
 
 
 def weights_line(fix: Retrofit, lang: str = "en") -> str:
-    """That the weights are, byte for byte, what they were; or that they are not."""
+    """That the weights are, byte for byte, what they were; or that they are not; or that there are none."""
+    if not any(fix.sha256):
+        return say("retrofit.weights.none", lang)
     before, after = (digest[:12] for digest in fix.sha256)
     if fix.weights_unchanged:
         return say("retrofit.weights", lang, sha=after)
@@ -181,20 +209,21 @@ def samples_foot(fix: Retrofit, lang: str = "en") -> str:
     return say("retrofit.foot.samples", lang, floor=short(fix.samples[2].value))
 
 
-def _ladder(fix: Retrofit, lang: str) -> list[str]:
+def _ladder(fix: Retrofit, lang: str, width: int) -> list[str]:
     columns = ladder_columns(fix, lang)
     columns[0] = Column(f" {columns[0].heading}", columns[0].cells, True)
-    marks = columns[-1]
-    room = WIDTH - sum(column.width + 2 for column in columns[:-1])
+    *columns, marks = columns
+    while (room := width - sum(column.width + 2 for column in columns)) < NARROWEST and len(columns) > 2:
+        columns.pop()  # what was kept, and why not, stays in a narrow terminal
     # reasons may be long: they go on in lines of their own
     broken = [wrapped(cell, room) for cell in marks.cells]
-    columns[-1] = Column(marks.heading, [parts[0] for parts in broken], True)
-    lines = fitting(columns, WIDTH)
+    columns.append(Column(marks.heading, [parts[0] for parts in broken], True))
+    lines = fitting(columns, width)
     out = lines[:1]
     for line, parts in zip(lines[1:], broken, strict=True):
-        out += [line, *(" " * (WIDTH - room) + part for part in parts[1:])]
+        out += [line, *(" " * (width - room) + part for part in parts[1:])]
     foot = samples_foot(fix, lang)
-    return out + (wrapped(f" {foot}", WIDTH, indent="   ") if foot else [])
+    return out + (wrapped(f" {foot}", width, indent="   ") if foot else [])
 
 
 def _text(text: str) -> str:

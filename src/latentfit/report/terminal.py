@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from latentfit.comparison.jobs import read_arrays
-from latentfit.comparison.plan import MAX_SCORED, Job, Plan, job_folder
+from latentfit.comparison.plan import Job, Plan, job_folder
 from latentfit.comparison.result import Comparison
 from latentfit.diagnosis.catalogue import clause, counted, plain, say
 from latentfit.diagnosis.findings import Finding
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STAGES = 3
 #: expected seconds above which a shorter command is proposed
 LONG = 30 * 60
-_LABEL, _BAR = 12, 26
+_LABEL, _BAR, _SHORTEST_BAR = 12, 26, 5
 
 
 class Terminal:
@@ -72,7 +72,8 @@ class Terminal:
         """Print what will be done and about how long it takes, before anything long starts."""
         from latentfit import __version__
 
-        self.plan, self._workers, self.n_selection = plan, workers, min(len(splits.selection), MAX_SCORED)
+        self.plan, self._workers = plan, workers
+        self.n_selection = min(len(splits.selection), plan.settings["max_scored"])
         recipe = plan.settings["recipe"]
         self.units = say("unit.images" if len(plan.settings["model"]["data_shape"]) > 1 else "unit.rows", self.lang)
         device = self._say(
@@ -134,7 +135,7 @@ class Terminal:
             max_refresh = 0.25
 
             def render(self, task: Any) -> Text:
-                return Text(terminal._status(), no_wrap=True, overflow="crop")
+                return Text(terminal.status(), no_wrap=True, overflow="crop")
 
         console = Console(file=self.stream, width=self.width, highlight=False, markup=False)
         self._bar = Progress(Line(), console=console, transient=True, refresh_per_second=4)
@@ -243,7 +244,7 @@ class Terminal:
             self.write(self._title().ljust(self.width - len(took)) + took if self.live else f"{'':8}{took}")
         self._stage = 0
 
-    def _status(self) -> str:
+    def status(self) -> str:
         """The live line: what is done of this stage, and the time left."""
         title, plan = self._title(), self.plan
         if self._stage == STAGES or plan is None:
@@ -251,34 +252,32 @@ class Terminal:
         jobs = plan.first if self._stage == 1 else plan.second
         keys = {job.key for job in jobs}
         done = sum(job.key in keys for job, _ in self.finished)
-        filled = round(_BAR * done / max(1, len(jobs)))
-        bar = f"[{'#' * filled}{'-' * (_BAR - filled)}]"
         seconds = self._seconds_left(jobs)
         left = f"   {self._say('terminal.left', left=clock(seconds))}" if seconds > 0 else ""
-        return f"{title}  {bar}  {done}/{len(jobs)}{left}"
+        tail = f"  {done}/{len(jobs)}{left}"
+        size = min(_BAR, self.width - len(title) - len(tail) - 4)  # a narrow window keeps the time, not the bar
+        filled = round(size * done / max(1, len(jobs)))
+        bar = f"  [{'#' * filled}{'-' * (size - filled)}]" if size >= _SHORTEST_BAR else ""
+        return f"{title}{bar}{tail}"
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
         """By what such jobs took, else by the plan, scaled as it was wrong so far; below 0: unknown."""
+        if self.plan is None:
+            return 0.0
         took: dict[tuple[str, str], list[float]] = {}
+        planned = 0.0
         for job, seconds in self.finished:
             if seconds:
                 took.setdefault((job.kind, job.method), []).append(seconds)
-        planned = sum(self._expected(*kind) * len(times) for kind, times in took.items())
+                planned += self.plan.job_seconds(job)
         scale = sum(map(sum, took.values())) / planned if planned else 1.0
         over = {job.key for job, _ in self.finished}
         waiting = [job for job in jobs if job.key not in over]
         left = 0.0
         for job in waiting:
             known = took.get((job.kind, job.method))
-            left += float(np.mean(known)) if known else scale * self._expected(job.kind, job.method)
+            left += float(np.mean(known)) if known else scale * self.plan.job_seconds(job)
         return left / max(1, min(self._workers, len(waiting))) - (time.perf_counter() - self._last)
-
-    def _expected(self, kind: str, method: str) -> float:
-        if self.plan is None:
-            return 0.0
-        if kind == "ladder":  # a fit of each rung: about as long as a training
-            return sum(self.plan.step_seconds.values()) * self.plan.max_steps / max(1, len(self.plan.step_seconds))
-        return self.plan.step_seconds.get(method, 0.0) * self.plan.max_steps
 
 
 def partial_table(folder: Path, plan: Plan, lang: str = "en") -> list[str]:
@@ -320,9 +319,12 @@ def shorter(command: str) -> str:
 
     >>> shorter("latentfit compare mnist --methods all")
     'latentfit compare mnist --quick --fresh'
+    >>> shorter("latentfit compare mnist --quick --max-minutes 20")
+    'latentfit compare mnist --quick --max-minutes 20 --n-seeds 1 --fresh'
     """
-    words = re.sub(r" --(methods|max-minutes|max-steps)[ =]\S+| --fresh", "", command)
-    return f"{words} --max-minutes 20 --fresh" if "--quick" in words else f"{words} --quick --fresh"
+    less = next((more for more in ("--quick", "--max-minutes 20") if more.split()[0] not in command), "--n-seeds 1")
+    words = re.sub(rf" ({less.split()[0]}|--methods|--max-steps)[ =]\S+| --fresh", "", command)
+    return f"{words} {less} --fresh"
 
 
 def _gpu_is_free() -> bool:

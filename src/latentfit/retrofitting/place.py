@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
-
-import torch
 
 from latentfit.adapters import AdaptedVAE
 from latentfit.data.batch import Batch
 from latentfit.diagnosis.material import with_parts
 from latentfit.model import Prior, VAEModule
+from latentfit.saving import weights_sha256
 
 
 def put_in_place(model: Any, vae: VAEModule, prior: Prior, rows: Batch) -> Any:
@@ -27,14 +25,6 @@ def put_in_place(model: Any, vae: VAEModule, prior: Prior, rows: Batch) -> Any:
     return with_parts(vae, prior=prior)
 
 
-def weights_sha256(vae: VAEModule) -> str:
+def own_weights_sha256(vae: VAEModule) -> str:
     """SHA-256 of all weights and buffers but the prior's; of a foreign model's, all that is its own."""
-    if isinstance(vae, AdaptedVAE):
-        return vae.weights_sha256()
-    digest = hashlib.sha256()
-    for name, value in vae.state_dict().items():
-        if not name.startswith("prior."):
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return vae.weights_sha256() if isinstance(vae, AdaptedVAE) else weights_sha256(vae, without="prior.")

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from latentfit.diagnosis.findings import plain
+from latentfit.diagnosis.pictures import Pictures
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Ladder
 from latentfit.model import Prior
+from latentfit.retrofitting.finetune import FineTuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ class RungRow:
 
 @dataclass(frozen=True)
 class RetrofitSetting:
-    """What was fitted and judged, on which rows, and how."""
+    """What was fitted and judged, on which rows, and how; `chose`: see `latentfit.retrofitting.rows.Parts`."""
 
     model: str
     understood: list[str]
@@ -64,6 +64,7 @@ class RetrofitSetting:
     n_scored: int = 0
     k: int = 0
     lang: str = "en"
+    chose: str = "halves"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Retrofit:
         kl: mean KL of the codes from the original prior, nats per row.
         guards: name -> (passed, numbers) of the kept prior.
         sha256: of the model's weights, before and after.
+        pictures: the arrays that the report draws.
+        finetuned: what training a copy on under the kept prior added; None unless it was asked for. `model` is then
+            that copy, where it won.
     """
 
     setting: RetrofitSetting
@@ -96,7 +100,8 @@ class Retrofit:
     kl: Estimate
     guards: dict[str, tuple[bool, dict[str, float]]]
     sha256: tuple[str, str]
-    pictures: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    pictures: Pictures = field(default_factory=Pictures, repr=False)
+    finetuned: FineTuning | None = None
 
     @property
     def kept(self) -> RungRow:
@@ -115,7 +120,7 @@ class Retrofit:
 
     @property
     def leaderboard(self) -> pd.DataFrame:
-        """The ladder as a table, best first."""
+        """The ladder on the selection rows, best first; then, on the test rows, the arms of a fine-tuning."""
         import pandas as pd
 
         table = []
@@ -134,13 +139,17 @@ class Retrofit:
                     "kept": row.kept,
                 }
             )
+        if self.finetuned is not None:
+            for arm in self.finetuned.arms[1:]:
+                gap = {"gap": arm.gain.value, "gap_se": arm.gain.std_error, "fit_seconds": arm.seconds}
+                table.append({"prior": arm.name, **gap, "active_units": arm.active, "kept": self.finetuned.won is arm})
         return pd.DataFrame(table)
 
-    def summary(self, lang: str | None = None) -> str:
-        """The retrofit as a table of at most 80 columns."""
+    def summary(self, lang: str | None = None, width: int = 80) -> str:
+        """The retrofit as a table of lines of at most `width` characters."""
         from latentfit.report.retrofit_text import retrofit_text
 
-        return retrofit_text(self, lang or self.setting.lang)
+        return retrofit_text(self, lang or self.setting.lang, width)
 
     def __str__(self) -> str:
         return self.summary()
@@ -154,10 +163,10 @@ class Retrofit:
         return retrofit_html(self, self.setting.lang)
 
     def report(self, path: str | Path, *, lang: str | None = None, title: str | None = None, **options: Any) -> Path:
-        """Write the report: one offline HTML file.
+        """Write the report: one offline HTML file, and a card for chat beside it, of the same name in PNG.
 
         Args:
-            path: of the file, replaced atomically.
+            path: of the page, replaced atomically.
             lang: "en" or "vi".
             title: of the page.
             options: `show_data`: whether pictures of the data may be in it (False by default).
@@ -201,6 +210,7 @@ class Retrofit:
             "guards": {name: {"passed": ok, **plain(numbers)} for name, (ok, numbers) in self.guards.items()},
             "weights_unchanged": self.weights_unchanged,
             "sha256": self.sha256[1],
+            "finetuned": None if self.finetuned is None else self.finetuned.to_dict(),
             "rows": [{key: plain(getattr(row, key)) for key in row.__dataclass_fields__} for row in self.rows],
         }
 

@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from latentfit.diagnosis.material import Material, fit_and_validation, gather, some, with_parts
+from latentfit.data.batch import Batch
+from latentfit.data.noise import Binarise
+from latentfit.diagnosis.material import Material, gather, some, with_parts
+from latentfit.diagnosis.pictures import draw_pictures
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.escalation import escalate
@@ -17,21 +20,20 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import prior_gap
 from latentfit.evaluation.guards import check_prior
 from latentfit.evaluation.holes import prior_holes
-from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb, split_rows
+from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb
 from latentfit.evaluation.proposal import fit_proposal
 from latentfit.evaluation.rows import frozen, to_numpy
 from latentfit.evaluation.samples import Features, SampleQuality, encoder_features, sample_quality
-from latentfit.model import RANKABLE, Prior, VAEModule
-from latentfit.retrofitting.pictures import draw
-from latentfit.retrofitting.place import put_in_place, weights_sha256
+from latentfit.model import ELBO, RANKABLE, Prior, VAEModule
+from latentfit.retrofitting.finetune import finetune as go_on
+from latentfit.retrofitting.place import own_weights_sha256, put_in_place
 from latentfit.retrofitting.result import Retrofit, RetrofitSetting, RungRow
+from latentfit.retrofitting.rows import Parts, split
 
 Goal = Literal["likelihood", "samples"]
 #: told what is being done: (part, done, of)
 Progress = Callable[[str, int, int], None]
 
-#: the share of the training rows that chooses; it fits nothing
-SELECTION_SHARE = 0.2
 #: rows that are scored before and after, that a proposal is fitted on, that sample quality is judged by
 SCORED_ROWS, PROPOSAL_ROWS, QUALITY_ROWS = 500, 5_000, 10_000
 #: after which the number of importance samples is doubled no more
@@ -48,6 +50,8 @@ def retrofit(
     goal: Goal = "likelihood",
     priors: tuple[str | Prior, ...] | list[str | Prior] = RUNGS,
     features: Features | None = None,
+    finetune: bool | int = False,
+    objective: ELBO | None = None,
     max_minutes: float | None = None,
     random_state: int = 0,
     lang: str = "en",
@@ -58,7 +62,7 @@ def retrofit(
     The rows are encoded once. Each prior is fitted on training codes, mixed with the old prior by validation codes,
     judged on selection codes, and must pass the guards: it must not copy training codes, bridge modes, leave modes
     out, or lose its inverse in float32. The kept one, the smallest within max(1 standard error of the paired
-    difference, 0.1 nat) of the best, is then measured on the test rows, which were used for nothing else:
+    difference, 0.1 nat) of the best, is then measured on rows that were used for nothing else:
 
         gain = T(r) = mean of log r(z) - log p(z), z ~ q(z given x):  the ELBO won, nats per row.
 
@@ -68,10 +72,15 @@ def retrofit(
     Args:
         model: an `lf.VAE`, a `VAEModule`, or any torch VAE (see `latentfit.adapt`).
         X_train: (N, *data_shape), rows as the model takes them; a loader is read once.
-        X_test: other rows; without them half of `X_train` is set aside for choosing and for the gain.
+        X_test: other rows. From 2,000 on, one half (at most 5,000 rows) chooses and the others measure the gain; fewer
+            all measure, and a fifth of `X_train` chooses, which the VAE has seen. Without them half of `X_train` is
+            set aside for both.
         goal: "likelihood" chooses by T, "samples" by the Frechet distance of samples.
         priors: names, or priors to be fitted.
         features: x (B, *data_shape) -> (B, F), for the samples; by default the model's own encoder means.
+        finetune: True, or a number of steps: train a copy on under the kept prior, beside a control under the old
+            one (see `latentfit.retrofitting.finetune`); `model` is the copy where it wins, and encodes differently.
+        objective: what fine-tuning minimises, with penalties or a KL weight of your own.
         max_minutes: of all fits together; each prior's steps are cut to fit in.
         random_state: seed of everything.
         lang: "en" or "vi".
@@ -98,14 +107,15 @@ def retrofit(
     started = time.perf_counter()
     material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
     vae = material.subject.vae
-    before = weights_sha256(vae)
+    before = own_weights_sha256(vae)
     if goal == "samples" and not material.subject.can_score:
         raise InputError("retrofit: goal='samples' needs decoded samples; adapt the model with a decoder.")
 
-    fitted, validation, selection, test = _parts(material, random_state)
+    rows_of = split(material, random_state)
+    fitted, selection, test = rows_of.fitted, rows_of.selection, rows_of.test
     ladder = climb(
         fitted,
-        validation,
+        rows_of.validation,
         selection,
         vae.prior,
         rungs=priors,
@@ -118,7 +128,8 @@ def retrofit(
         for rung in ladder.candidates
     }
     failed = {rung.name: tuple(key for key, (ok, _) in guards[rung.name].items() if not ok) for rung in ladder.rungs}
-    quality = _qualities(material, ladder, features, random_state) if material.subject.can_score else {}
+    judged = rows_of.judged(material, choosing=goal == "samples")
+    quality = _qualities(material, ladder, features, judged, random_state) if material.subject.can_score else {}
     if goal == "samples" and not quality:
         raise InputError("retrofit: goal='samples' needs features=; this model's encoder cannot serve as features.")
     kept = _keep(ladder, failed, quality if goal == "samples" else {})
@@ -126,11 +137,12 @@ def retrofit(
     gain = prior_gap(kept.prior, vae.prior, test, random_state=random_state)
     if kept is ladder.nothing:
         gain = Estimate(0.0, 0.0, (0.0, 0.0))
-    after = with_parts(vae, prior=kept.prior) if kept is not ladder.nothing else vae
-    log_px_gain, n_scored, k = _paired(material, vae, after, random_state, progress)
+    new = None if kept is ladder.nothing else kept.prior
+    after = vae if new is None else with_parts(vae, prior=new)
+    log_px_gain, n_scored, k = _paired(material, rows_of, vae, after, random_state, progress)
     judge = ladder.best.prior
     holes = [
-        float(prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state).share)
+        prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
         for prior in (vae.prior, kept.prior)
     ]
     rows = [
@@ -150,7 +162,7 @@ def retrofit(
     kl = Estimate.of(to_numpy(test.kl_to_standard_normal()))
     setting = RetrofitSetting(
         model=material.subject.name,
-        understood=list(getattr(vae, "understood", [])),
+        understood=list(getattr(vae, "sentences", [])),
         likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
         data_shape=tuple(material.test.x.shape[1:]),
         latent_shape=tuple(vae.event_shape),
@@ -158,6 +170,7 @@ def retrofit(
         n_selection=len(selection),
         n_test=len(test),
         separate=material.separate,
+        chose=rows_of.chose,
         goal=goal,
         seconds=time.perf_counter() - started,
         device=str(vae.device),
@@ -166,7 +179,7 @@ def retrofit(
         k=k,
         lang=lang,
     )
-    return Retrofit(
+    fix = Retrofit(
         setting=setting,
         prior=kept.prior,
         model=put_in_place(model, vae, kept.prior, material.train),
@@ -174,26 +187,44 @@ def retrofit(
         log_px_gain=log_px_gain,
         rows=rows,
         ladder=ladder,
-        holes=(holes[0], holes[1]),
+        holes=(float(holes[0].share), float(holes[1].share)),
         samples=_samples(quality, kept),
         kl=kl,
         guards=guards[kept.name],
-        sha256=(before, weights_sha256(vae)),
-        pictures=draw(material, after, selection, random_state) if material.subject.can_score else {},
+        sha256=(before, own_weights_sha256(vae)),
+        pictures=draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state),
     )
+    return fix if finetune is False else _go_on(fix, model, material, finetune, objective, progress)
 
 
-def _parts(material: Material, random_state: int) -> tuple[Codes, Codes, Codes, Codes]:
-    """Codes to fit on, to find the defensive weight on, to choose by, and to measure the gain on."""
-    if material.separate:
-        chooses, rest = split_rows(len(material.codes_train), None, SELECTION_SHARE, random_state + 2)
-        train, selection, test = material.codes_train[rest], material.codes_train[chooses], material.codes_test
-    else:
-        chooses, measures = split_rows(len(material.codes_test), material.groups, 0.5, random_state + 2)
-        train, selection = material.codes_train, material.codes_test[chooses]
-        test = material.codes_test[measures]
-    fitted, validation = fit_and_validation(len(train), random_state)
-    return train[fitted], train[validation], selection, test
+def _go_on(
+    fix: Retrofit,
+    model: Any,
+    material: Material,
+    steps: int | bool,
+    objective: ELBO | None,
+    progress: Progress | None,
+) -> Retrofit:
+    """The same with a copy trained on under the kept prior, and that copy in place where it wins."""
+    if not material.subject.can_score:
+        raise CapabilityError("retrofit: finetune needs a decoder and a likelihood; adapt the model with them.")
+    train, test = material.train, material.scored(material.test)
+    found = go_on(
+        material.subject.vae,
+        fix.prior,
+        train,
+        test,
+        steps=steps,
+        objective=objective,
+        prepare=Binarise() if material.subject.grey else None,
+        groups=material.groups,
+        random_state=fix.setting.random_state,
+        progress=progress,
+    )
+    if found.won.name == "post hoc":
+        return replace(fix, finetuned=found)
+    whole = model._with_module(found.model, train.x) if hasattr(model, "_with_module") else found.model
+    return replace(fix, finetuned=found, model=whole, prior=found.model.prior)
 
 
 def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str, SampleQuality]) -> Rung:
@@ -208,13 +239,13 @@ def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str,
 
 
 def _qualities(
-    material: Material, ladder: Ladder, features: Features | None, random_state: int
+    material: Material, ladder: Ladder, features: Features | None, rows: Batch, random_state: int
 ) -> dict[str, SampleQuality]:
     """Sample quality of every rung: the same reference rows, features and noise."""
     vae = material.subject.vae
     if material.test.context is not None and not vae.conditional:
         return {}
-    reference = some(material.scored(material.test), QUALITY_ROWS, random_state)
+    reference = some(rows, QUALITY_ROWS, random_state)
     seen = features or encoder_features(vae)
     try:
         return {
@@ -234,7 +265,12 @@ def _samples(quality: dict[str, SampleQuality], kept: Rung) -> tuple[Estimate, E
 
 
 def _paired(
-    material: Material, before: VAEModule, after: VAEModule, random_state: int, progress: Progress | None
+    material: Material,
+    parts: Parts,
+    before: VAEModule,
+    after: VAEModule,
+    random_state: int,
+    progress: Progress | None,
 ) -> tuple[Estimate | None, int, int]:
     """log p(x) won on the same test rows with the same noise."""
     if after is before or not material.subject.can_score or before.prior.density not in RANKABLE:
@@ -243,16 +279,17 @@ def _paired(
         progress("log p(x)", 0, 0)
     fitted = some(material.scored(material.train), PROPOSAL_ROWS, random_state)
     models = [before, after]
+    label = parts.test.groups
     scored = escalate(
         models,
-        material.scored(material.test),
+        parts.measured(material),
         proposal=[fit_proposal(vae, fitted, random_state=random_state) for vae in models],
         n_rows=SCORED_ROWS,
-        groups=material.groups,
+        groups=label,
         random_state=random_state,
         max_seconds=SCORING_SECONDS,
     )
-    groups = None if material.groups is None else material.groups[scored[0].scored_rows]
+    groups = None if label is None else label[scored[0].scored_rows]
     won = scored[1].values - scored[0].values
     return Estimate.of(won, groups=groups), len(won), scored[0].k
 

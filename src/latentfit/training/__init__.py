@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentfit.training.history import SETTLED, late_slope
+from latentfit.training.history import SETTLED, late_slope, short_record
 from latentfit.training.loop import TrainingResult, minimise
 from latentfit.training.progress import (
     LiveProgress,
@@ -26,5 +26,6 @@ __all__ = [
     "isolated_rng",
     "late_slope",
     "minimise",
+    "short_record",
     "show_progress",
 ]

@@ -1,8 +1,9 @@
-"""What is written down of a run: averages of the loss's terms, in memory and in metrics.jsonl."""
+"""What is written down of a run: averages of the loss's terms, in memory and in metrics.jsonl, and a short record."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ Record = dict[str, Any]
 MIN_VALIDATIONS = 8
 #: nats per row still won in the last fifth of a run that count as converged
 SETTLED = 0.5
+#: validations that a short record keeps
+MOST_POINTS = 200
 
 
 class Averages:
@@ -116,3 +119,30 @@ def late_slope(history: Sequence[Mapping[str, Any]], max_steps: int) -> float | 
     if len(earlier) < MIN_VALIDATIONS:
         return None
     return max(0.0, min(earlier) - min(value for _, value in points))
+
+
+def short_record(
+    history: Sequence[Mapping[str, Any]], steps: int, max_steps: int, stopped: str, kl_weight: float
+) -> Record:
+    """What a trained model carries of its run, as JSON: how long, to which KL weight, and the validation curve.
+
+    Args:
+        history: of the run.
+        steps, max_steps: done, and planned.
+        stopped: "max_steps" or "early".
+        kl_weight: what the KL weight ended at.
+
+    Example:
+        >>> short_record([{"step": 50, "validation": 9.5}], 50, 50, "max_steps", 1.0)["validation"]
+        [[50, 9.5]]
+    """
+    points = [[int(h["step"]), float(h["validation"])] for h in history if h.get("validation") is not None]
+    thin = -(-len(points) // MOST_POINTS) if points else 1
+    kept = points[::thin] + points[-1:] * bool((len(points) - 1) % thin)
+    return {
+        "steps": steps,
+        "max_steps": max_steps,
+        "stopped": stopped,
+        "kl_weight": kl_weight,
+        "validation": [point for point in kept if math.isfinite(point[1])],
+    }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentfit.errors import SavedFileError
 from latentfit.training.batches import ShuffledEpochs
-from latentfit.training.updates import WeightAverage
+from latentfit.training.updates import Adam, WeightAverage
 
 _SMALL = 2**16
 
@@ -59,7 +59,7 @@ class TrainingState:
         self,
         module: nn.Module,
         loss: nn.Module | None,
-        optimiser: torch.optim.Optimizer,
+        optimiser: Adam,
         average: WeightAverage | None,
         epochs: ShuffledEpochs,
         device: torch.device,

@@ -1,0 +1,146 @@
+"""Does the probe see that a prior presses on its encoder, and does it keep quiet where none does?
+
+    python benchmarks/probe_power.py --processes 2 --time-limit 1800      # goes on where it stopped
+
+pressed   digits as binomial(16) counts, 8 latents, trained with N(0, I). The truth is measured: a second VAE is trained
+          the same way under a mixture, and what its held-out ELBO has above the first one's with the mixture put in
+          post hoc is what moving the codes can win. Where that is half a nat or more, "presses" is right.
+null      rows of a linear-Gaussian model in 16 columns, 4 latents: N(0, I) is the prior under which they were made,
+          and no other wins anything by training. "Presses" is a false alarm.
+learned   the first data again, but the model was trained jointly with its mixture: the probe's copy under the same
+          prior fitted anew must not be said to press.
+
+Every repeat trains its own VAE on its own rows. `--out` (results/probe_power by default) gets a file per repeat and
+summary.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from _pool import share_out
+from _timing import RESULTS, one_thread
+
+import latentfit as lf
+from latentfit import methods
+from latentfit.data import Batch, load
+from latentfit.data.synthetic import LinearGaussian
+from latentfit.diagnosis.probe import STEPS, probe
+from latentfit.evaluation import Codes, elbo_terms, encode_rows, prior_gap
+from latentfit.model import VAEModule
+from latentfit.priors import MixturePrior
+from latentfit.saving import write_atomic
+from latentfit.training.rng import isolated_rng
+
+TRAINING_STEPS = 3_000
+REPEATS = {"pressed": 20, "null": 60, "learned": 20}
+#: nats that training under a learned prior wins beyond its gap, from which on the prior is said to press
+PRESSED = 0.5
+
+
+def rows(case: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training and test rows."""
+    if case == "null":
+        truth = LinearGaussian(16, 4, noise=0.5, random_state=seed)
+        x = truth.sample(2_000, random_state=seed + 1)[0].float()
+    else:
+        x = torch.as_tensor(np.asarray(load("digits").x, dtype=np.float32)).flatten(1)
+        x = x[torch.as_tensor(np.random.default_rng(seed).permutation(len(x)))]
+    return x[:1_200], x[1_200:]
+
+
+def trained(case: str, method: str, X: torch.Tensor, seed: int) -> VAEModule:
+    """A VAE that has converged."""
+    likelihood = {"name": "binomial", "args": {"n": 16}}
+    if case == "null":
+        likelihood = {"name": "normal", "args": {"scale": "learned"}}
+    with isolated_rng(seed):
+        vae = methods.build(
+            method, data_shape=(X.shape[1],), latent_dim=4 if case == "null" else 8, likelihood=likelihood
+        )
+    lf.fit(vae, X, max_steps=TRAINING_STEPS, random_state=seed)
+    return vae
+
+
+def repeat(case: str, seed: int) -> dict:
+    """What the probe says of one VAE, and the truth where it is measured."""
+    one_thread()
+    X, X_test = rows(case, seed)
+    vae = trained(case, "mixture" if case == "learned" else "standard", X, seed)
+    codes: Codes = encode_rows(vae, Batch(X))
+    learned = MixturePrior(vae.event_shape.numel(), n_components="auto")
+    learned.fit(codes.mean, std=codes.std, random_state=seed)
+    found = probe(vae, learned, Batch(X), Batch(X_test), random_state=seed)
+    facts = {
+        "presses": found.presses,
+        "rising": found.rising,
+        "pressure": found.pressure.to_dict(),
+        "gain": [round(gain.value, 4) for gain in found.gain],
+        "seconds": round(found.seconds, 1),
+    }
+    if case == "pressed":
+        joint = trained(case, "mixture", X, seed)
+        swapped = copy.copy(vae)
+        swapped._modules = dict(vae._modules, prior=learned)
+        after, before = (elbo_terms(model, X_test, random_state=seed).elbo.value for model in (joint, swapped))
+        gap = prior_gap(learned, vae.prior, encode_rows(vae, Batch(X_test)), random_state=seed)
+        facts |= {"joint_minus_post_hoc": round(after - before, 3), "gap": round(gap.value, 3)}
+    return facts
+
+
+def wanted(out: Path) -> Iterator[tuple[str, int]]:
+    """Repeats that are missing, the cases in turn."""
+    for seed in range(max(REPEATS.values())):
+        for case, repeats in REPEATS.items():
+            if seed < repeats and not (out / f"{case}-{seed}.json").exists():
+                yield case, seed
+
+
+def summary(out: Path) -> dict:
+    """How often the probe said "presses", of how many."""
+    found = {case: [json.loads(path.read_text()) for path in sorted(out.glob(f"{case}-*.json"))] for case in REPEATS}
+    truly = [facts for facts in found["pressed"] if facts["joint_minus_post_hoc"] >= PRESSED]
+    table = {
+        "pressed by half a nat or more": truly,
+        "null": found["null"],
+        "learned jointly": found["learned"],
+    }
+    return {
+        "torch": torch.__version__,
+        "steps": STEPS,
+        "joint_minus_post_hoc": [facts["joint_minus_post_hoc"] for facts in found["pressed"]],
+        "says presses": {name: f"{sum(f['presses'] for f in some)} of {len(some)}" for name, some in table.items()},
+        "pressure": {name: [round(f["pressure"]["value"], 3) for f in some] for name, some in table.items()},
+        "lower end": {name: [round(f["pressure"]["interval"][0], 3) for f in some] for name, some in table.items()},
+    }
+
+
+def main() -> None:
+    """Run for a while and store what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--time-limit", type=float, default=3600, metavar="SECONDS")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS / "probe_power")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    options = {"processes": arguments.processes, "time_limit": arguments.time_limit}
+    for (case, seed), facts in share_out(repeat, wanted(arguments.out), **options, kind=lambda case, _: case):
+        write_atomic(arguments.out / f"{case}-{seed}.json", json.dumps(facts) + "\n")
+        print(case, seed, json.dumps(facts), flush=True)
+    result = summary(arguments.out)
+    write_atomic(arguments.out / "summary.json", json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["says presses"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""What all flow priors share: whitening, flow, base, the units that q leaves at N(0, 1), and the fit."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from abc import ABC
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from latentfit.errors import InputError, OutOfBoxWarning, ReliabilityWarning
+from latentfit.flows.sequence import Sequence, outside_box
+from latentfit.flows.whitening import Whitening
+from latentfit.model.contracts import LOG_2PI, Density, Prior, Shape, as_shape
+from latentfit.posteriors.noise import standard_normal
+from latentfit.priors.fitting import fit_by_gradient
+from latentfit.priors.rows import CodeRows, code_rows, exact_moments
+from latentfit.priors.standard import StandardNormalPrior
+from latentfit.registry import registry
+from latentfit.training import isolated_rng
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: above this many dimensions the whitening uses variances alone: a (D, D) matrix would dominate the flow
+FULL_WHITENING_UP_TO = 512
+#: nats per row that leaving collapsed units at N(0, 1) may cost in all
+LEAST_NATS = 0.01
+#: share of coordinates outside a spline's box, and round-trip error in standard deviations, that a fit warns of
+LARGEST_SHARE_OUTSIDE, LARGEST_INVERSE_ERROR = 1e-3, 1e-3
+#: rows, and samples, that these two are measured on
+CHECKED_ROWS = 2_000
+
+
+class FlowPrior(Prior, ABC):
+    r"""p(z) = p_u(f(W (z - m))) |det df/dz| |det W| over the active units, N(0, 1) for every other one.
+
+    f starts as the identity up to an order or rotation of the coordinates, hence p at the base. The whitening is the
+    identity in joint training; `fit` sets it from the exact moments of q(z). A unit whose q(z_j given x) is N(0, 1)
+    for practically all rows is independent of the others in q(z) and has exactly that law: `fit` then leaves it out
+    of the flow, and the configuration says which are `active` from then on. In joint training all are.
+
+    Implement the constructor, which hands over how a flow of so many features is made.
+
+    Args:
+        latent_dim: D, or a shape (flattened).
+        make_flow: features -> a flow that starts at a volume-preserving map.
+        base: "normal", or another prior over the active units, such as a mixture, learned with the flow.
+        context_features: width of a context (..., C) that the flow uses; with 0 a context is not used.
+        active: the flattened units the flow acts on; None for all.
+    """
+
+    _units: Tensor
+    _others: Tensor
+
+    #: whether `round_trip` can be asked for
+    invertible = True
+
+    def __init__(
+        self,
+        latent_dim: Shape,
+        make_flow: functools.partial[Sequence],
+        base: Literal["normal"] | Prior,
+        context_features: int,
+        active: tuple[int, ...] | None,
+    ) -> None:
+        super().__init__(latent_dim)
+        self.context_features = context_features
+        self._make_flow = make_flow
+        self._act_on(active, base if isinstance(base, Prior) else None)
+
+    @property
+    def density(self) -> Density:  # type: ignore[override]  # the base's: a flow is exact
+        return self.base.density
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        rows = z.flatten(-len(self.event_shape))
+        if self.active is None:
+            u, log_det = self._to_base(rows, context)
+            return self.base.log_prob(u) + log_det
+        u, log_det = self._to_base(rows[..., self._units], context)
+        others = rows[..., self._others]
+        at_standard = -0.5 * (others.square().sum(-1) + others.shape[-1] * LOG_2PI)
+        return self.base.log_prob(u) + log_det + at_standard
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: Shape,
+        context: Tensor | None = None,
+        generator: Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Draws: n an int or a shape -> (*n, *event_shape); context, where used, (*n, C) or (C,).
+
+        `temperature` multiplies the base's draws: below 1 they keep to the centre, and are then not draws of p.
+        """
+        shape = as_shape(n)
+        z = self._from_base(temperature * self.base.sample(n, generator=generator), context)
+        if self.active is not None:
+            rows = temperature * standard_normal((*shape, self.event_shape.numel()), z, generator)
+            rows[..., self._units] = z
+            z = rows
+        return z.reshape(*shape, *self.event_shape)
+
+    @torch.no_grad()
+    def round_trip(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """f^{-1}(f(z)): z (..., *event_shape) -> the same shape, equal to z but for rounding."""
+        rows = z.flatten(-len(self.event_shape)).clone()
+        units = slice(None) if self.active is None else self._units
+        rows[..., units] = self._from_base(self._to_base(rows[..., units], context)[0], context)
+        return rows.unflatten(-1, self.event_shape)
+
+    def inverse_error(self, z: Tensor, context: Tensor | None = None) -> float:
+        """max |f^{-1}(f(z)) - z| over z (..., *event_shape), in units of the latents and in their dtype."""
+        return (self.round_trip(z, context) - z).abs().max().item()
+
+    @torch.no_grad()
+    def outside_box(self, z: Tensor, context: Tensor | None = None) -> float:
+        """Share of coordinates that a spline leaves as they are, z (..., *event_shape); 0 for flows without splines."""
+        rows = z.flatten(-len(self.event_shape))
+        rows = rows if self.active is None else rows[..., self._units]
+        return outside_box(self.flow, self.whitening(rows)[0], self._context(context))
+
+    def fit(
+        self,
+        mean: Tensor,
+        *,
+        std: Tensor | None = None,
+        var: Tensor | None = None,
+        logvar: Tensor | None = None,
+        context: Tensor | None = None,
+        max_steps: int | None = None,
+        random_state: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Whiten by the exact moments of q(z), start the flow anew, and maximise log p on fresh draws.
+
+        At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
+        weights kept. Determined by `random_state`.
+
+        Warns:
+            OutOfBoxWarning: more than 0.1 % of coordinates lie where the splines leave them as they are.
+            ReliabilityWarning: the flow does not invert its own samples to 0.001 standard deviations.
+        """
+        rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
+        self._choose_active(rows)
+        seen = (
+            rows
+            if self.active is None
+            else CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
+        )
+        self.whitening.set_moments(*exact_moments(seen))
+        with isolated_rng(random_state, self.whitening.mean.device):
+            self.flow.reset_parameters()
+        self._fit_base(seen, random_state)
+        fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
+        self._check(rows, random_state)
+        return self
+
+    def _act_on(self, active: tuple[int, ...] | None, base: Prior | None) -> None:
+        """Whitening, flow and base over these units, as they start."""
+        dim = self.event_shape.numel()
+        units = list(range(dim)) if active is None else list(active)
+        if not units or sorted({*units} & {*range(dim)}) != units:
+            raise InputError(f"{self.name or 'flow'}: active must be rising units of {dim}, got {active}.")
+        shape = self.event_shape if active is None else torch.Size([len(units)])
+        if base is not None and base.event_shape != shape:
+            got, wanted = tuple(base.event_shape), tuple(shape)
+            raise InputError(
+                f"{self.name or 'flow'}: the base is over latents of shape {got}, not {wanted}; give it the same."
+            )
+        self.active = None if active is None else tuple(units)
+        others = [j for j in range(dim) if j not in set(units)]
+        self.register_buffer("_units", torch.tensor(units), persistent=False)
+        self.register_buffer("_others", torch.tensor(others, dtype=torch.long), persistent=False)
+        self.whitening = Whitening(len(units), full=len(units) <= FULL_WHITENING_UP_TO)
+        self.flow = self._make_flow(len(units))
+        self.base: Prior = StandardNormalPrior(tuple(shape)) if base is None else base
+
+    def _choose_active(self, rows: CodeRows) -> None:
+        r"""Leave the collapsed units out of the flow, together at most `LEAST_NATS`.
+
+        KL(q(z_j | z_others) || N(0, 1)) <= E_x KL(q(z_j | x) || N(0, 1)) by convexity: the latter's sum over the units
+        left out bounds what it costs.
+        """
+        kl = (0.5 * (rows.mean.square() + rows.std.square() - 1) - rows.std.log()).double().mean(0).cpu()
+        order = kl.argsort()
+        n_others = int((kl[order].cumsum(0) <= LEAST_NATS).sum())
+        arguments = self.base.config()["args"]
+        if "latent_dim" not in arguments:
+            return  # a base made of other priors cannot be made anew for fewer units
+        active = None if n_others in (0, len(kl)) else tuple(sorted(order[n_others:].tolist()))
+        if active == self.active:
+            return
+        shape = self.event_shape if active is None else torch.Size([len(active)])
+        base = registry.build("prior", {"name": self.base.name, "args": {**arguments, "latent_dim": list(shape)}})
+        self._rebuild(active, base, active=active)
+
+    def _rebuild(self, units: tuple[int, ...] | None, base: Prior, **arguments: Any) -> None:
+        """Start anew over these units; `arguments` are the configuration from then on."""
+        like = self.whitening.mean
+        self._act_on(units, base)
+        self.to(like)
+        object.__setattr__(self, "_arguments", {**getattr(self, "_arguments", {}), **arguments})
+
+    @torch.no_grad()
+    def _fit_base(self, seen: CodeRows, random_state: int) -> None:
+        """Start a learnable base at its own fit to what it will see: the flow still preserves volume."""
+        if self.base.n_parameters == 0:
+            return
+        seen = seen.to(self.whitening.mean.device, self.whitening.mean.dtype)
+        generator = torch.Generator().manual_seed(random_state)
+        draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)])
+        self.base.fit(draws, std=torch.zeros_like(draws), random_state=random_state)
+
+    @torch.no_grad()
+    def _check(self, rows: CodeRows, random_state: int) -> None:
+        like = self.whitening.mean
+        rows = rows[torch.arange(len(rows))[:: math.ceil(len(rows) / CHECKED_ROWS)]].to(like.device, like.dtype)
+        generator = torch.Generator().manual_seed(random_state)
+        z = rows.draw(generator).unflatten(-1, self.event_shape)
+        share = self.outside_box(z, rows.context)
+        if share > LARGEST_SHARE_OUTSIDE:
+            warnings.warn(
+                f"{share:.2%} of the coordinates lie outside the splines' box, where the density is the base's. Give a "
+                "larger box, or another prior.",
+                OutOfBoxWarning,
+                stacklevel=3,
+            )
+        own = self.sample(len(rows), rows.context, generator)
+        error = ((self.round_trip(own, rows.context) - own).abs() / z.std(0).clamp_min(1e-6)).max().item()
+        if not error <= LARGEST_INVERSE_ERROR:
+            warnings.warn(
+                f"The flow inverts its own samples to {error:.1g} standard deviations only: where it does not, samples "
+                "and density are of different distributions. Try double(), or a smaller max_log_scale.",
+                ReliabilityWarning,
+                stacklevel=3,
+            )
+
+    def _to_base(self, rows: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows of active units (..., A) -> the base's latents and log |det|."""
+        whitened, log_det = self.whitening(rows)
+        u, flow_log_det = self.flow(whitened, self._context(context))
+        return u.unflatten(-1, self.base.event_shape), flow_log_det + log_det
+
+    def _from_base(self, u: Tensor, context: Tensor | None) -> Tensor:
+        z, _ = self.flow.inverse(u.flatten(-len(self.base.event_shape)), self._context(context))
+        return self.whitening.inverse(z)[0]
+
+    def _context(self, context: Tensor | None) -> Tensor | None:
+        if not self.context_features:
+            return None
+        if context is None or context.shape[-1] != self.context_features:
+            got = "none" if context is None else tuple(context.shape)
+            raise InputError(f"This prior needs a context (..., {self.context_features}), got {got}.")
+        return context
+
+
+def hidden_widths(hidden_features: int | tuple[int, ...] | None, latent_dim: Shape) -> tuple[int, ...]:
+    """An int for two layers; None for two layers of 4 D within 64 and 128, of 2 D from 64 dimensions on."""
+    dim = as_shape(latent_dim).numel()
+    width = max(64, min(128, 4 * dim), 2 * dim) if hidden_features is None else hidden_features
+    return (width, width) if isinstance(width, int) else tuple(width)

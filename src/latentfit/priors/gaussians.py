@@ -1,0 +1,72 @@
+"""Mixtures whose components are given: their density in blocks of rows, their draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from latentfit.posteriors.noise import standard_normal
+from latentfit.priors.components import component_log_prob
+from latentfit.priors.foreign import generator_as_global
+
+#: numbers in one block of rows by components: 16 MB in float32, and 256 MB where kernels are launched
+BLOCK, BLOCK_ON_DEVICE = 1 << 22, 1 << 26
+
+
+def rows_at_once(z: Tensor, n_components: int) -> int:
+    """Rows of a block for so many components, on the device of z."""
+    return max(1, (BLOCK if z.device.type == "cpu" else BLOCK_ON_DEVICE) // n_components)
+
+
+def log_mixture(z: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+    """log sum_k w_k N(z; m_k, C_k): z (..., D) -> (...), the rest as of `pick` and `around`.
+
+    In blocks, so that without gradients memory does not grow with rows times components.
+    """
+    rows = z.reshape(-1, z.shape[-1])
+    blocks = rows.split(rows_at_once(rows, len(mean)))
+    parts = [(component_log_prob(block, mean, factor) + log_weight).logsumexp(-1) for block in blocks]
+    return torch.cat(parts).view(z.shape[:-1])
+
+
+def stretches(freedom: Tensor, n: int, generator: Generator | None) -> Tensor:
+    """sqrt(f / chi^2_f), which makes Gaussian noise a Student-t's: f scalar or (n,) -> (n,), float64 on the CPU."""
+    half = 0.5 * freedom.detach().double().cpu().expand(n)
+    with generator_as_global(generator):
+        return (half / torch.distributions.Gamma(half, torch.ones_like(half)).sample()).sqrt()
+
+
+def pick(log_weight: Tensor, n: int, generator: Generator | None) -> Tensor:
+    """Components of n draws: log weights (K,) -> (n,) on the weights' device."""
+    weight = log_weight.detach().exp()
+    if generator is not None:
+        weight = weight.to(generator.device)
+    which = torch.multinomial(weight, max(n, 1), replacement=True, generator=generator)[:n]
+    return which.to(log_weight.device)
+
+
+def around(which: Tensor, mean: Tensor, factor: Tensor, noise: Tensor) -> Tensor:
+    """m_k + W_k^{-1} noise for each draw's component k.
+
+    Args:
+        which: (n,).
+        mean: (K, D).
+        factor: W_k, lower triangular (K, D, D), or its diagonal (K, D).
+        noise: (n, D).
+
+    Returns:
+        (n, D).
+    """
+    if factor.dim() == 2:
+        return mean[which] + noise / factor[which]
+    z = torch.empty_like(noise)
+    for k in which.unique():  # a solve per component: gathering factors would be (n, D, D)
+        rows = (which == k).nonzero().squeeze(-1)
+        z[rows] = mean[k] + torch.linalg.solve_triangular(factor[k], noise[rows].T, upper=False).T
+    return z
+
+
+def draws(log_weight: Tensor, mean: Tensor, factor: Tensor, n: int, generator: Generator | None = None) -> Tensor:
+    """n draws of a mixture of Gaussians, arguments as of `pick` and `around`: (n, D)."""
+    noise = standard_normal((n, mean.shape[1]), mean, generator)
+    return around(pick(log_weight, n, generator), mean, factor, noise)
