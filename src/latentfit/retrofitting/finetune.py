@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: where the KL weight starts, and the share of the run in which it rises to 1: revived units need time to be of use
 #: before they are paid for
-KL_START, KL_SHARE = 0.1, 0.3
+KL_START, KL_SHARE = 0.3, 0.2
 #: steps where `True` is all that was said: passes over the rows, within these numbers of steps
 PASSES, FEWEST, MOST = 20, 500, 20_000
 #: rows a step, and draws of z for each row that is judged
@@ -147,7 +147,7 @@ def finetune(
     r"""Train copies of a VAE on, under the prior found and, as a control, under its own, for the same steps.
 
     Units that carry nothing are started anew first, in encoder and decoder (see `revive`), the prior is fitted to
-    them, and the KL weight rises again from 0.1: at full weight a unit that does not yet help the decoder is pruned
+    them, and the KL weight rises again from 0.3: at full weight a unit that does not yet help the decoder is pruned
     at once, which is how it died. Both copies are treated alike, so that their difference is owed to the prior. The
     model itself is not touched.
 

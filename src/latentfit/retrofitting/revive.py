@@ -20,6 +20,9 @@ from latentfit.training import isolated_rng
 
 #: rows by which dead units are known and new ones are scaled
 ROWS = 2_000
+#: new decoder columns over the living ones': at full size they disturb a decoder that is right, at 0 the encoder has no
+#: gradient
+COLUMNS = 0.1
 #: a new unit's standard deviation of q(z given x), where no unit is alive to take it from
 STD = 0.5
 
@@ -45,7 +48,7 @@ def revive(vae: VAEModule, rows: Batch, *, prepare: Prepare | None = None, rando
 
     The encoder's last linear layer gets new rows: means are random projections of its features, scaled to
     E_x mean^2 + std^2 = 1 with the median std of the living, the log-variances are constant. The decoder's first
-    linear layers get new columns, with the root mean square of the living. Layers are found by what they read and
+    linear layers get new columns, a tenth as large as those of the living. Layers are found by what they read and
     give, not by name; a model whose layers do not give q's parameters linearly is left alone, and that is said.
 
     Args:
@@ -151,4 +154,4 @@ def _new_columns(layer: Any, alive: Tensor, dim: int) -> None:
     weight = layer.weight[:, :dim]
     living = weight[:, alive]
     size = living.square().mean().sqrt() if living.numel() else torch.tensor(dim**-0.5)
-    weight[:, ~alive] = size * torch.randn_like(weight[:, ~alive])
+    weight[:, ~alive] = COLUMNS * size * torch.randn_like(weight[:, ~alive])
