@@ -101,7 +101,12 @@ def test_a_second_run_does_nothing_twice_and_json_is_alone_on_stdout(place: Path
     told = (place / "again.txt").read_text(encoding="utf-8")
     assert told.count("already there") == 3
     result = json.loads((place / "again.json").read_text(encoding="utf-8"))
-    assert {row["key"] for row in result["rows"]} == {"standard", "mixture", "learned_gaussian@standard"}
+    assert {row["key"] for row in result["rows"]} == {
+        "standard",
+        "mixture",
+        "learned_gaussian@standard",
+        "mixture@standard",
+    }
     assert result["setting"]["max_steps"] == 40
 
 

@@ -8,13 +8,14 @@ import pytest
 from latentfit import VAE, methods
 from latentfit.comparison.plan import Options, make_plan
 from latentfit.data.prepared import prepare_rows
+from latentfit.data.splits import split_rows
 from latentfit.errors import CapabilityError
 
 
 def plan(names):
     x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     data = prepare_rows(x, np.arange(60), random_state=0)
-    return make_plan(Options(methods=names, n_seeds=1, max_steps=20), data, 60, "data")
+    return make_plan(Options(methods=names, n_seeds=1, max_steps=20), data, split_rows(60), "data")
 
 
 def test_named_post_hoc_methods_are_rungs():

@@ -15,6 +15,7 @@ from latentfit.errors import CapabilityError, InputError, ReliabilityWarning
 from latentfit.evaluation import ais_log_likelihood, bdmc, encoder_proposal, log_likelihood
 from latentfit.evaluation.annealing import PILOT_CHAINS, Annealer, temperatures
 from latentfit.evaluation.codes import encode_rows
+from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.evaluation.rows import RowNoise
 from latentfit.likelihoods import Normal
 from latentfit.model.vae import VAEModule
@@ -133,7 +134,7 @@ def test_a_second_mode_that_importance_sampling_misses_is_found_across_a_shallow
     with pytest.warns(ReliabilityWarning):
         sampled = log_likelihood(vae, x, n_importance_samples=1000)
     annealed = ais_log_likelihood(vae, x)
-    assert sampled.unreliable > 0.9
+    assert sampled.unreliable > GATE_SHARE  # so its answer is not taken
     assert (sampled.values - exact).mean() < -0.1
     assert_exact(annealed, exact)
 

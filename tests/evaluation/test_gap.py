@@ -92,7 +92,7 @@ def test_draws_one_after_the_other_are_those_of_sample():
 
 def test_inexact_densities_have_no_certificate():
     sampler = EmpiricalPrior(2, lambda n, generator=None: torch.zeros(n, 2))
-    with pytest.raises(CapabilityError, match="exact densities"):
+    with pytest.raises(CapabilityError, match="an exact or an unbiased density; that of 'empirical' is 'none'"):
         prior_gap(sampler, StandardNormalPrior(2), no_mismatch(10, 2, 0.5, 0))
 
 

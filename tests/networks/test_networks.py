@@ -19,6 +19,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mlp", {"in_shape": [2, 4], "out_shape": [3, 2], "hidden": [7], "activation": "relu"}),
     ("mlp", {"in_shape": 5, "out_shape": [2, 2], "hidden": []}),
     ("gated_mlp", {"in_shape": [4, 4], "out_shape": 6}),
+    ("skip_mlp", {"in_shape": [2, 3], "out_shape": 4, "hidden": [8]}),
     ("gated_mlp", {"in_shape": 3, "out_shape": [4, 4, 2], "hidden": [11, 9]}),
     *[
         (
