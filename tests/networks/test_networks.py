@@ -19,7 +19,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mlp", {"in_shape": [2, 4], "out_shape": [3, 2], "hidden": [7], "activation": "relu"}),
     ("mlp", {"in_shape": 5, "out_shape": [2, 2], "hidden": []}),
     ("gated_mlp", {"in_shape": [4, 4], "out_shape": 6}),
-    ("skip_mlp", {"in_shape": [2, 3], "out_shape": 4, "hidden": [8]}),
     ("gated_mlp", {"in_shape": 3, "out_shape": [4, 4, 2], "hidden": [11, 9]}),
     *[
         (
@@ -76,7 +75,8 @@ def rows(args: dict[str, Any], *lead: int) -> Tensor:
 
 
 def test_every_registered_network_is_in_the_table() -> None:
-    assert set(networks.names()) == {name for name, _ in CASES}
+    # skip_mlp starts as a linear map, where these laws do not hold: test_skip.py
+    assert set(networks.names()) == {name for name, _ in CASES} | {"skip_mlp"}
 
 
 def test_shapes_and_leading_dimensions(case: tuple[str, dict[str, Any]]) -> None:
