@@ -29,7 +29,7 @@ class Adam:
         >>> weight = nn.Parameter(torch.ones(1))
         >>> weight.grad = torch.ones(1)
         >>> Adam([{"params": [weight], "lr": 0.5}]).step()
-        >>> weight.item()
+        >>> round(weight.item(), 3)
         0.5
     """
 
