@@ -84,16 +84,21 @@ def _checked(x: Tensor, what: str, dtype: torch.dtype, min_rows: int, mask: Tens
     if x.is_floating_point():
         _require_finite(x, what)
     converted = x.detach().to(dtype)
-    if not bool(torch.isfinite(converted).all()):
+    if converted.dtype != x.dtype and not _all_finite(converted):
         largest = x.abs().max().item()
         raise InputError(f"{what} reaches {largest:.3g}, too large for {_name(dtype)}; rescale it or use float64.")
     return converted
 
 
+def _all_finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; a finite sum settles it without a mask of x's size."""
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
 def _require_finite(x: Tensor, what: str) -> None:
-    finite = torch.isfinite(x)
-    if bool(finite.all()):
+    if _all_finite(x):
         return
+    finite = torch.isfinite(x)
     missing = bool(torch.isnan(x).any())
     share = 1 - finite.double().mean().item()
     column = int((~finite).flatten(1).any(0).nonzero()[0])

@@ -162,6 +162,8 @@ def _rows(X: Any, X_validation: Any, fraction: float, random_state: int) -> tupl
     if not 0 <= fraction < 1:
         raise InputError(f"validation_fraction must be in [0, 1), got {fraction}.")
     n_held_out = round(fraction * len(data))
+    if n_held_out == 0:
+        return data, data[:0]
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(random_state))
     return data[order[n_held_out:]], data[order[:n_held_out]]
 
