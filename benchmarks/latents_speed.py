@@ -1,6 +1,6 @@
 """What `diagnose_latents` costs, and its mixture against scikit-learn's.
 
-    python benchmarks/latents_speed.py [PART ...]  # mixture quick full memory linear flow; results/latents_speed.json
+    python benchmarks/latents_speed.py [PART ...]  # any of PARTS; results/latents_speed.json
 
 Codes: twenty curved clusters (a centre, a quadratic image of six Gaussian numbers) with spreads of 0.2 to 0.6 and
 about unit variance in every coordinate. One thread; CPU seconds.
@@ -26,6 +26,8 @@ from _timing import RESULTS, interleave, one_thread, store
 from latentfit import priors
 from latentfit.diagnosis.latents import diagnose_latents
 from latentfit.evaluation import Codes, prior_gap
+from latentfit.evaluation.ladder import climb
+from latentfit.methods import METHODS
 from latentfit.priors import StandardNormalPrior
 from latentfit.priors.em import MixtureFit, fit_mixture
 from latentfit.priors.rows import CodeRows
@@ -123,6 +125,23 @@ def flow() -> dict[str, Any]:
     return found
 
 
+def whole_ladder() -> dict[str, Any]:
+    """Every prior that can be fitted on 60,000 x 16 codes and has a density, one rung after the other."""
+    n, dim = 60_000, 16
+    mean, std = clusters(n, dim, 0)
+    codes = Codes.of(mean, std=std)
+    third = [codes[slice(i, n, 3)] for i in range(3)]
+    rungs = [m.prior for m in METHODS.values() if m.post_hoc]
+    began = time.perf_counter()
+    ladder = climb(*third, StandardNormalPrior(dim), rungs=rungs)
+    found: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 1)}
+    found["rungs"] = {
+        rung.name: {"fitted_in": round(rung.seconds, 1), "gap": [round(rung.gap.value, 3), round(rung.gap.std_error, 3)]}
+        for rung in ladder.rungs
+    }
+    return found
+
+
 def peak_memory() -> int:
     """Bytes."""
     import resource
@@ -137,6 +156,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "memory": lambda: {"1000000 x 64": alone(1_000_000, 64, "quick")},
     "linear": lambda: {f"{n} x 40": alone(n, 40, "quick") for n in (100_000, 200_000, 400_000)},
     "flow": flow,
+    "ladder": whole_ladder,
 }
 
 
