@@ -136,7 +136,10 @@ def whole_ladder() -> dict[str, Any]:
     ladder = climb(*third, StandardNormalPrior(dim), rungs=rungs)
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 1)}
     found["rungs"] = {
-        rung.name: {"fitted_in": round(rung.seconds, 1), "gap": [round(rung.gap.value, 3), round(rung.gap.std_error, 3)]}
+        rung.name: {
+            "fitted_in": round(rung.seconds, 1),
+            "gap": [round(rung.gap.value, 3), round(rung.gap.std_error, 3)],
+        }
         for rung in ladder.rungs
     }
     return found

@@ -205,7 +205,9 @@ def loop_overhead_us(steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1_500, help="per chunk, as many as a short run: they spread a call's own cost")
+    parser.add_argument(
+        "--steps", type=int, default=1_500, help="per chunk, as many as a short run: they spread a call's own cost"
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
