@@ -122,6 +122,10 @@ def test_other_methods_seeds_and_goals_keep_the_finished_jobs(table, tmp_path, f
         assert fewer.recommendation.goal == "samples"
         assert "mixture" not in {row.key for row in fewer.rows}
         assert fewer.setting.n_seeds == 1
+        for row in fewer.rows:  # nats, whatever the goal
+            gain = 0.0 if row.gain is None else row.gain.value
+            assert gain == pytest.approx(row.log_px.value - fewer.null.log_px.value, abs=1e-9)
+            assert row.keeps_prior == (row.key == "standard")
         assert without_times(call()).equals(without_times(comparison))  # and back
     more = call(methods="mixture,annealed")
     ran = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("jobs/*/result.json")}

@@ -303,10 +303,16 @@ def test_another_goal_that_picks_another_winner_is_named() -> None:
     knn = {key: np.full(3, value) if np.ndim(value) == 0 else value for key, value in knn.items()}
     got = rank(candidates, metrics={"samples": frechet, "embedding": knn})
     assert got.key == "joint"
-    assert got.other_goals == {"samples": "small_ph"}
+    assert got.other_goals == {"samples": "small_ph", "embedding": "joint"}
     by_samples = rank(candidates, goal="samples", metrics={"samples": frechet})
     assert (by_samples.verdict, by_samples.key) == ("use", "small_ph")
     assert by_samples.other_goals == {"likelihood": "joint"}
+
+
+def test_another_goal_that_decides_nothing_is_neither_the_same_nor_another_choice() -> None:
+    candidates = scores(np.random.default_rng(18), small_ph=1.0, joint=3.0)
+    noisy = {"standard": [1.0, 1.9, 0.2], "small_ph": [0.1, 0.9, 1.8], "joint": [1.9, 0.1, 0.9]}
+    assert rank(candidates, metrics={"samples": noisy}).other_goals == {"samples": None}
 
 
 def test_a_goal_scored_once_has_no_winner() -> None:

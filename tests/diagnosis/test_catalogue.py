@@ -53,6 +53,7 @@ FINDINGS = [
     verdicts.collapse_finding(10.7, 16),
     *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096) for gap in (0.5, 1.5, 3.0)],
     *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096, "ais") for gap in (0.5, 1.5, 3.0)],
+    *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096, failed=0.3) for gap in (0.5, 1.5, 3.0)],
     verdicts.prior_finding(GAP, 0.06),
     verdicts.prior_finding(Estimate.from_error(0.41, 0.01), 0.02),
     verdicts.prior_finding(Estimate.from_error(0.01, 0.02), 0.0),

@@ -212,6 +212,7 @@ def digit_result() -> Comparison:
             gain=estimate(1.6, 0.2),
             test_gain=estimate(1.5, 0.2),
             without_training="mixture@standard",
+            other_goals={"samples": "mixture"},
         ),
         findings=findings(),
         budget={"decoder": estimate(0.0, 0.0), "inference": estimate(1.3, 0.1), "prior": estimate(0.9, 0.1)},

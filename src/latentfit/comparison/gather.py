@@ -31,23 +31,23 @@ def gather(folder: Path, plan: Plan, facts: Mapping[str, Any]) -> Comparison:
     found = Found(folder, plan)
     metrics = {split: _metrics(found, split) for split in ("selection", "test")}
     goals = {name: scores for name, scores in metrics["selection"].items() if name != "floor"}
-    ranking = rank(
-        _candidates(found, "selection"), goal=facts["goal"], metrics=goals, groups=found.groups_of("selection")
-    )
+    candidates, groups = _candidates(found, "selection"), found.groups_of("selection")
+    ranking = rank(candidates, goal=facts["goal"], metrics=goals, groups=groups)
+    in_nats = rank(candidates, groups=groups)
     test = rank(_candidates(found, "test"), groups=found.groups_of("test"))
-    ordered = sorted(found.keys, key=lambda key: -_gain(ranking, key))
+    ordered = sorted(found.keys, key=lambda key: -_gain(in_nats, key))
     null = diagnose(found, ranking.key)
     after = null.holes if ranking.key == "standard" else holes_of(found, ranking.key)
     return Comparison(
         setting=_setting(found, facts),
-        rows=[_row(found, ranking, key, "selection", metrics["selection"], facts) for key in ordered],
+        rows=[_row(found, in_nats, key, "selection", metrics["selection"], facts) for key in ordered],
         test_rows=[_row(found, test, key, "test", metrics["test"], facts) for key in ordered],
         recommendation=Recommendation(
             verdict=ranking.verdict,
             goal=facts["goal"],
             key=ranking.key,
             best_key=ranking.best_key,
-            gain=ranking.gains.get(ranking.key),
+            gain=in_nats.gains.get(ranking.key),
             test_gain=test.gains.get(ranking.key),
             without_training=ranking.without_training,
             other_goals=ranking.other_goals,
@@ -102,7 +102,10 @@ def _row(
         network_calls=own["network_calls"],
         is_bound=found.data.is_bound,
         reliability=found.mean(key, f"{split}_unreliable"),
+        n_annealed=max(facts[f"{split}_annealed"] for facts in found.facts[key]),
+        correction=found.mean(key, f"{split}_correction"),
         command=f"{facts['command']} --methods {method}",
+        prior=found.model(key).prior.name,
     )
 
 

@@ -29,6 +29,7 @@ from latentfit.evaluation.ladder import climb
 from latentfit.evaluation.likelihood import log_likelihood
 from latentfit.evaluation.proposal import Proposal, fit_proposal
 from latentfit.evaluation.terms import elbo_terms
+from latentfit.evaluation.two_phase import annealed_where_needed
 from latentfit.model import VAEModule, fit
 from latentfit.model.contracts import Prior
 from latentfit.registry import registry
@@ -247,7 +248,10 @@ def score(
     key: str,
     per_row: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """log p(x), ELBO terms and unit statistics on the selection and the test rows; per-row numbers go to a file."""
+    """log p(x), ELBO terms and unit statistics on the selection and the test rows; per-row numbers go to a file.
+
+    Where importance weights fail, some rows are annealed: `annealed_where_needed`.
+    """
     seed = job.settings["random_state"]
     arrays: dict[str, Tensor] = dict(per_row or {})
     facts: dict[str, Any] = {}
@@ -261,11 +265,14 @@ def score(
             random_state=seed,
             refinement_steps=REFINEMENT_STEPS,
         )
+        believed = annealed_where_needed(vae, batch, scored, proposal=proposal, random_state=seed)
         terms = elbo_terms(vae, batch, random_state=seed)
-        arrays[f"{split}_log_px"] = torch.as_tensor(scored.values)
+        arrays[f"{split}_log_px"] = torch.as_tensor(believed.values)
         arrays[f"{split}_elbo"] = torch.as_tensor(terms.elbo_per_row)
         facts |= {
-            f"{split}_unreliable": scored.unreliable,
+            f"{split}_unreliable": believed.unreliable,
+            f"{split}_annealed": believed.n_annealed,
+            f"{split}_correction": believed.correction,
             f"{split}_ess": float(np.median(scored.effective_sample_size)),
             f"{split}_doubling": scored.doubling,
             f"{split}_kl": terms.kl.value,

@@ -13,6 +13,7 @@ from latentfit.comparison.paired import paired_gain
 from latentfit.comparison.plan import Plan
 from latentfit.diagnosis.findings import Finding
 from latentfit.diagnosis.verdicts import collapse_finding, holes_finding, inference_finding, prior_finding
+from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.model import Prior, VAEModule
@@ -55,7 +56,7 @@ def diagnose(found: Found, recommended: str | None = None) -> NullModel:
         _training(found),
         _decoder(found),
         collapse_finding(found.mean("standard", "active_units"), found.plan.settings["model"]["latent_dim"]),
-        inference_finding(inference, kl, found.plan.settings["n_importance_samples"]),
+        _inference(found, inference, kl),
         prior_finding(gap, share),
         holes_finding(float(holes.share)),
     ]
@@ -103,6 +104,18 @@ def _training(found: Found) -> Finding:
     if slope is None:
         return Finding("LF-TRAIN-01", "know", {"steps": found.plan.max_steps, "variant": "short"})
     return Finding("LF-TRAIN-01", "improve", {"slope": round(slope, 1), "steps": found.plan.max_steps // 5})
+
+
+def _inference(found: Found, gap: Estimate, kl: float) -> Finding:
+    failed = found.mean("standard", "selection_unreliable")
+    annealed = all(facts["selection_annealed"] for facts in found.facts["standard"])
+    return inference_finding(
+        gap,
+        kl,
+        found.plan.settings["n_importance_samples"],
+        "ais" if annealed else "importance sampling",
+        failed if failed > GATE_SHARE else 0.0,
+    )
 
 
 def _decoder(found: Found) -> Finding:

@@ -30,7 +30,7 @@ GOALS = ("likelihood", "samples", "embedding")
 #: rows scored at most on the selection and on the test split, and with `--quick`; more sharpen little and cost much
 MAX_SCORED, QUICK_SCORED = 2_000, 500
 #: raised when a change of the evaluation changes scores, so that old and new ones are never ranked together
-SCORING = 3
+SCORING = 4
 #: rows on which proposals are fitted
 MAX_PROPOSAL = 5_000
 #: for expected times: passes of one row through one network, for each row of a step (two networks, forward and two

@@ -76,7 +76,7 @@ class Ranking:
         sufficient: those within max(1 standard error, 0.1 nat) of the best winner (of the best without
             one), smallest first.
         without_training: the smallest sufficient winner that needs no retraining.
-        other_goals: goal -> its choice, where `key` is not good enough by that goal.
+        other_goals: every other goal -> its choice, which is `key` where that suffices; None where nothing is decided.
         this_run_only: one seed: what is said holds for these training runs, not for the methods.
     """
 
@@ -89,7 +89,7 @@ class Ranking:
     sufficient: list[str]
     without_training: str | None
     this_run_only: bool
-    other_goals: dict[str, str] = field(default_factory=dict)
+    other_goals: dict[str, str | None] = field(default_factory=dict)
 
 
 def size(candidate: Candidate) -> tuple[bool, int, int]:
@@ -199,12 +199,15 @@ def rank(
         for name, table in tables.items()
     }
     chosen = rankings.pop(goal)
-    others = {
-        name: other.key
-        for name, other in rankings.items()
-        if other.verdict != "no_clear_winner" and chosen.key not in other.sufficient
-    }
+    others = {name: _choice(other, chosen.key) for name, other in rankings.items()}
     return replace(chosen, other_goals=others)
+
+
+def _choice(ranking: Ranking, key: str) -> str | None:
+    """What a ranking would choose: `key` where it suffices, None where it decides nothing."""
+    if ranking.verdict == "no_clear_winner":
+        return None
+    return key if key in ranking.sufficient else ranking.key
 
 
 def _rank(candidates: dict[str, Candidate], null: str, groups: ArrayLike | None, level: float, nats: bool) -> Ranking:

@@ -28,7 +28,7 @@ class Row:
 
     Attributes:
         key: "realnvp" or "realnvp@standard" (post hoc), unique, safe as a file name.
-        gain: nats per row won against N(0, I), paired; None for N(0, I) itself.
+        gain: nats per row won against N(0, I), paired, whatever the goal; None for N(0, I) itself.
         log_px: mean log p(x), nats per row in the comparison's base measure.
         kl: mean KL(q(z given x) || p), nats per row.
         active_units: latent dimensions in use, averaged over seeds.
@@ -38,7 +38,10 @@ class Row:
         sample_ms: milliseconds per 1,000 samples of x.
         n_parameters: of the whole model; added_parameters: what it has beyond the N(0, I) model.
         is_bound: log p(x) is a lower bound.
-        reliability: share of rows whose importance weights failed (Pareto-k above 0.7).
+        reliability: share of rows whose importance weights failed (Pareto-k above 0.7) or, where some were annealed
+            for that, whose chains failed.
+        n_annealed: rows annealed because importance weights failed; correction: nats by which that moved log p(x).
+        prior: the name of p(z); a method may leave N(0, I), "standard", where it is.
         command: the command that reproduces the row.
     """
 
@@ -58,13 +61,21 @@ class Row:
     knn: float | None = None
     is_bound: bool = False
     reliability: float = 0.0
+    n_annealed: int = 0
+    correction: float = 0.0
     note: str = ""
     command: str = ""
+    prior: str = ""
+
+    @property
+    def keeps_prior(self) -> bool:
+        """Whether p(z) stays N(0, I): what the method wins, it wins by training or by its posterior."""
+        return self.prior == "standard"
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The verdict, by which goal, and what it won on the selection rows and on the test rows, opened once."""
+    """The verdict, by which goal, and the nats won on the selection rows and on the test rows, opened once."""
 
     verdict: Verdict
     goal: str
@@ -74,8 +85,8 @@ class Recommendation:
     test_gain: Estimate | None
     #: the smallest sufficient remedy that needs no retraining, if there is one
     without_training: str | None = None
-    #: goal -> key where another goal would choose another row
-    other_goals: dict[str, str] = field(default_factory=dict)
+    #: every other goal -> the key that it would choose, this one's where it suffices; None: nothing is decided
+    other_goals: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,6 +204,7 @@ class Comparison:
                     "n_parameters": row.n_parameters,
                     "is_bound": row.is_bound,
                     "unreliable": row.reliability,
+                    "annealed": row.n_annealed,
                     "recommended": row.key == self.recommendation.key,
                     "note": row.note,
                 }

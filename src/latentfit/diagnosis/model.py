@@ -32,7 +32,7 @@ from latentfit.diagnosis.verdicts import (
 from latentfit.errors import InputError
 from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.dimension import intrinsic_dimension
-from latentfit.evaluation.escalation import Scored
+from latentfit.evaluation.escalation import Scored, gate_fails
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import gap_by_group
 from latentfit.evaluation.ladder import Progress
@@ -170,7 +170,8 @@ class _Found:
         self.kl = self.terms.kl
         self.scored, self.inference, self.budget = measures.budget(mended, self.terms, self.ladder, self.calibration)
         first = self.scored[0]
-        self.findings.append(inference_finding(self.inference, self.kl.value, first.k, first.method))
+        failed = first.log_likelihood.unreliable if first.ais is None and gate_fails(first.log_likelihood) else 0.0
+        self.findings.append(inference_finding(self.inference, self.kl.value, first.k, first.method, failed))
         if measures.depth == "full":
             self.simulated = measures.simulated(mended)
 

@@ -78,13 +78,25 @@ def collapse_finding(active: float, total: int) -> Finding:
     return Finding("LF-COLLAPSE-01", "ok" if 2 * active > total else "know", {"active": active, "total": total})
 
 
-def inference_finding(gap: Estimate, kl: float, k: int, estimator: str = "importance sampling") -> Finding:
-    """What the encoder loses; a nat, or a tenth of the KL, is what a diagonal Gaussian usually does."""
+def inference_finding(
+    gap: Estimate, kl: float, k: int, estimator: str = "importance sampling", failed: float = 0.0
+) -> Finding:
+    """What the encoder loses; a nat, or a tenth of the KL, is what a diagonal Gaussian usually does.
+
+    Args:
+        gap: log p(x) - ELBO.
+        kl: nats per row.
+        k: importance samples per row.
+        estimator: of log p(x).
+        failed: share of rows where it failed, if that is too many: log p(x), hence the gap, is at least what is said.
+    """
     parameters: dict[str, Any] = {"gap": gap, "k": k}
     if estimator == "ais":
         parameters["variant"] = "ais"
+    if failed:
+        parameters |= {"failed": failed, "variant": "failed"}
     if gap.value < max(1.0, 0.1 * kl):
-        return Finding("LF-INFERENCE-01", "ok", parameters)
+        return Finding("LF-INFERENCE-01", "know" if failed else "ok", parameters)
     status: Status = "improve" if gap.value > max(2.0, 0.25 * kl) else "know"
     return Finding("LF-INFERENCE-01", status, parameters, gap)
 

@@ -53,6 +53,7 @@ from latentfit.evaluation.samples import (
     sample_quality,
 )
 from latentfit.evaluation.terms import ELBOTerms, elbo_terms, inference_gap
+from latentfit.evaluation.two_phase import TwoPhase, annealed_where_needed
 
 __all__ = [
     "AIS",
@@ -77,10 +78,12 @@ __all__ = [
     "SampleQuality",
     "Scored",
     "Strays",
+    "TwoPhase",
     "TwoSampleTest",
     "active_units",
     "against_pca",
     "ais_log_likelihood",
+    "annealed_where_needed",
     "bdmc",
     "bridges",
     "check_prior",

@@ -54,9 +54,10 @@ def tiles(view: ComparisonView) -> list[dict[str, str]]:
 def see(view: ComparisonView) -> dict[str, Any] | None:
     """Grids of pictures side by side, or, for tables, quantiles by column."""
     p, t, method = view.c.pictures, view.t, view.c.recommended.method
+    drawn = "report.see.best" + ".kept" * view.c.recommended.keeps_prior
     sheets = [
         (p.null_samples, "null", t("report.see.null")),
-        (p.best_samples, "best", t("report.see.best", method=method)),
+        (p.best_samples, "best", t(drawn, method=method)),
     ]
     if view.image:
         rows = [(p.reconstructions, "mute", t("report.see.reconstructions"))]

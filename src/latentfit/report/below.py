@@ -10,9 +10,10 @@ import numpy as np
 
 from latentfit.comparison.result import Row
 from latentfit.diagnosis.catalogue import clause, say
+from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.report import figures, parts
-from latentfit.report.verdict import other_goals, row_of
-from latentfit.report.view import UNRELIABLE, ComparisonView, estimate, pair, seconds, short
+from latentfit.report.verdict import other_goals, row_of, score_of, unreliable
+from latentfit.report.view import ComparisonView, estimate, pair, seconds, short
 
 #: fewer selection rows than this and the report says so
 FEW_SELECTION_ROWS = 500
@@ -25,14 +26,16 @@ def table(view: ComparisonView) -> dict[str, Any]:
     names = ["method", "fitted", "gain", "log_px", "kl", "units", "samples", *(["knn"] * knn)]
     names += ["fit_s", "sample_ms", "parameters"]
     names += ["bound"] * any(r.is_bound for r in c.rows)
-    names += ["note"] * any(r.note or r.reliability > UNRELIABLE for r in c.rows)
+    names += ["note"] * any(r.note or r.n_annealed or r.reliability > GATE_SHARE for r in c.rows)
     foot = t(
         "report.table.foot", floor=short(c.reconstruction_floor), measure=clause(c.setting.base_measure, view.lang)
     )
     if knn:
         foot += " " + t("report.table.knn.foot")
-    if any(r.reliability > UNRELIABLE for r in c.rows):
+    if any(r.reliability > GATE_SHARE for r in c.rows):
         foot += " " + t("report.table.unreliable.foot")
+    if any(r.n_annealed for r in c.rows):
+        foot += " " + t("report.table.annealed.foot", n=max(r.n_annealed for r in c.rows))
     tested = {"title": t("report.table.test"), "note": t("report.table.test.note")}
     return {
         "title": t("report.table.title"),
@@ -47,7 +50,9 @@ def table(view: ComparisonView) -> dict[str, Any]:
 
 def _cells(view: ComparisonView, row: Row, names: list[str]) -> dict[str, Any]:
     notes = [row.note] if row.note else []
-    if row.reliability > UNRELIABLE:
+    if row.n_annealed:
+        notes.append(view.t("report.table.annealed", nats=row.correction))
+    if row.reliability > GATE_SHARE:
         notes.append(view.t("report.table.unreliable", share=row.reliability))
     gain = row.gain
     cells: dict[str, tuple[str, float | str]] = {
@@ -118,7 +123,7 @@ def holes(view: ComparisonView) -> str | None:
 
 def trust(view: ComparisonView) -> list[tuple[str, str]]:
     """What speaks for the numbers and what against: (good or warn, sentence)."""
-    c, t, verdict, best = view.c, view.t, view.c.recommendation, view.c.recommended
+    c, t, verdict = view.c, view.t, view.c.recommendation
     n = c.setting.splits.get("selection", 0)
     items: list[tuple[str, str]] = []
     if verdict.test_gain is not None and verdict.gain is not None:
@@ -129,11 +134,7 @@ def trust(view: ComparisonView) -> list[tuple[str, str]]:
         items.append((css, t("report.trust.test", n=tested, test_gain=verdict.test_gain, gain=verdict.gain)))
     items.append(("good", t("report.trust.gap", gap=c.prior_gap)))
     items.append(("good", t("report.trust.paired", n=n)))
-    weights = {"k": c.setting.n_importance_samples, "share": best.reliability}
-    if best.reliability > UNRELIABLE:
-        items.append(("warn", t("report.trust.unreliable", **weights)))
-    else:
-        items.append(("good", t("report.trust.reliable", **weights)))
+    items.append(_weights(view))
     if c.setting.n_seeds == 1:
         items.append(("warn", t("report.trust.one_seed")))
     else:
@@ -147,12 +148,21 @@ def trust(view: ComparisonView) -> list[tuple[str, str]]:
     return items
 
 
+def _weights(view: ComparisonView) -> tuple[str, str]:
+    """Whether log p(x) can be believed: the importance weights, or the annealing that stood in for them."""
+    best, k = view.c.recommended, view.c.setting.n_importance_samples
+    if best.reliability > GATE_SHARE:
+        return "warn", view.t("report.trust.unreliable", k=k, share=best.reliability)
+    annealed = [row for row in view.c.rows if row.n_annealed]
+    if annealed:
+        nats = max(abs(row.correction) for row in annealed)
+        return "good", view.t("report.trust.annealed", k=k, n=max(row.n_annealed for row in annealed), nats=nats)
+    return "good", view.t("report.trust.reliable", k=k, share=best.reliability)
+
+
 def doubts(view: ComparisonView) -> list[str]:
-    """What the reader of the headline must know at once: importance sampling that failed."""
-    best = view.c.recommended
-    if best.reliability <= UNRELIABLE:
-        return []
-    return [view.t("report.trust.unreliable", k=view.c.setting.n_importance_samples, share=best.reliability)]
+    """What the reader of the headline must know at once: log p(x) that cannot be believed."""
+    return unreliable(view.c, view.lang)
 
 
 def cost(view: ComparisonView) -> dict[str, Any]:
@@ -166,15 +176,11 @@ def cost(view: ComparisonView) -> dict[str, Any]:
         latency = {"ms": short(best.sample_ms), "null_ms": short(null.sample_ms)}
         lines.append(t("report.cost.size", n=best.n_parameters, added=best.added_parameters, **latency))
     without = row_of(c, c.recommendation.without_training or "")
-    if without is not None and without.gain is not None and without.key != best.key:
-        lines.append(
-            t(
-                "report.cost.without",
-                method=without.method,
-                gain=without.gain,
-                seconds=seconds(without.fit_seconds),
-            )
-        )
+    if without is not None and without.key != best.key:
+        goal = c.recommendation.goal
+        scores = {"score": score_of(without, goal), "null_score": score_of(null, goal)}
+        kind = "report.cost.without" + ("" if goal == "likelihood" else ".score")
+        lines.append(t(kind, method=without.method, **scores, seconds=seconds(without.fit_seconds)))
     elif without is None and any(r.fitted == "post hoc" for r in c.rows) and best.fitted == "jointly":
         lines.append(t("report.cost.without.none"))
     if view.changed and best.fitted == "post hoc":

@@ -70,7 +70,7 @@ def report_png(comparison: Comparison, path: str | Path, *, lang: str = "en") ->
     t, best = view.t, comparison.recommended
     sheets = [
         (shown.null_samples, "null", t("report.png.before")),
-        (shown.best_samples, "best", t("report.png.after", method=best.method)),
+        (shown.best_samples, "best", t("report.png.after" + ".kept" * best.keeps_prior, method=best.method)),
     ]
     quality = (comparison.null.samples, best.samples)
     facts = [

@@ -11,10 +11,8 @@ import numpy as np
 from latentfit.comparison.result import Comparison, Row
 from latentfit.diagnosis.catalogue import finding_name, finding_sentence, finding_status, plain, say
 from latentfit.diagnosis.findings import Finding
+from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.report.verdict import units, verdict_lines
-
-#: share of rows with failed importance weights from which a row of the table is marked
-UNRELIABLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,11 @@ def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 8
         feet.append(say("terminal.foot.samples", lang))
     lines = [*caption, *table, *joined([clean(foot) for foot in feet], width)]
     worst = max((row.reliability for row in rows), default=0.0)
-    if worst > UNRELIABLE:
+    annealed = [row for row in rows if row.n_annealed]
+    if annealed:
+        facts = {"n": max(row.n_annealed for row in annealed), "nats": max(abs(row.correction) for row in annealed)}
+        lines += wrapped(" " + clean(say("terminal.foot.annealed", lang, **facts)), width, indent="   ")
+    if worst > GATE_SHARE:
         lines += wrapped(" " + clean(say("terminal.foot.unreliable", lang, share=worst)), width, indent="   ")
     return "\n".join(lines)
 
@@ -179,7 +181,8 @@ def _columns(comparison: Comparison, lang: str) -> list[Column]:
 
 def _marks(comparison: Comparison, row: Row) -> str:
     marks = "<" if row.key == comparison.recommendation.key else ""
-    return marks + ("b" if row.is_bound else "") + ("!" if row.reliability > UNRELIABLE else "")
+    marks += ("b" if row.is_bound else "") + ("a" if row.n_annealed else "")
+    return marks + ("!" if row.reliability > GATE_SHARE else "")
 
 
 def _signed(value: float, decimals: int) -> str:

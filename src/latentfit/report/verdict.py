@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from latentfit.comparison.result import Comparison, Row
 from latentfit.diagnosis.catalogue import say
+from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.report.view import unit_words
 
 #: below this many training rows, small gains cannot be told from noise, and the reader is told so
@@ -11,16 +12,21 @@ FEW_ROWS = 2000
 
 
 def headline(comparison: Comparison, lang: str = "en") -> str:
-    """The recommendation in one or two sentences: what N(0, I) costs, at least, and what to use."""
+    """The recommendation in one or two sentences: what N(0, I) costs, at least, and what to use.
+
+    A method that keeps N(0, I) wins by its training or its posterior: that is not what N(0, I) costs.
+    """
     verdict, row = comparison.recommendation, comparison.recommended
     unit = units(comparison, lang)["unit"]
     best = row_of(comparison, verdict.best_key) or row
+    if verdict.goal != "likelihood":
+        return _headline_by_score(comparison, best, lang)
     if verdict.verdict == "use":
-        same = row.key == best.key
+        kind = "kept" if row.keeps_prior else row.fitted
         return say(
-            f"verdict.use.{row.fitted}" + (".best" if same else ""),
+            f"verdict.use.{kind}" + (".best" if row.key == best.key else ""),
             lang,
-            gain=verdict.gain if verdict.gain is not None else row.gain,
+            gain=row.gain,
             unit=unit,
             method=row.method,
             best=best.method,
@@ -35,6 +41,31 @@ def headline(comparison: Comparison, lang: str = "en") -> str:
     return say(f"verdict.{verdict.verdict}", lang, best=best.method, best_gain=best.gain, unit=unit)
 
 
+def _headline_by_score(comparison: Comparison, best: Row, lang: str) -> str:
+    """The recommendation by sample quality or by the embedding: scores beside those of `standard`."""
+    verdict, row = comparison.recommendation, comparison.recommended
+    shown = row if verdict.verdict == "use" else best
+    return say(
+        f"verdict.{verdict.verdict}.{verdict.goal}",
+        lang,
+        unit=units(comparison, lang)["unit"],
+        method=shown.method,
+        fitted=say(f"word.{shown.fitted}", lang),
+        score=score_of(shown, verdict.goal),
+        null_score=score_of(comparison.null, verdict.goal),
+        floor=f"{comparison.reconstruction_floor:.2f}",
+        gain=shown.gain,
+    )
+
+
+def score_of(row: Row, goal: str) -> str:
+    """What a row scores by a goal: nats won, Fréchet distance or 15-NN accuracy."""
+    if goal == "likelihood":
+        return "0" if row.gain is None else say("report.signed", gain=row.gain)
+    value = row.samples if goal == "samples" else row.knn
+    return "-" if value is None else f"{value:.2f}"
+
+
 def verdict_lines(comparison: Comparison, lang: str = "en") -> list[str]:
     """Every sentence of the verdict, the headline first; each stands on a line of its own."""
     return [headline(comparison, lang), *evidence(comparison, lang)]
@@ -45,15 +76,15 @@ def evidence(comparison: Comparison, lang: str = "en") -> list[str]:
     setting, verdict, row = comparison.setting, comparison.recommendation, comparison.recommended
     words = units(comparison, lang)
     lines = []
-    if verdict.test_gain is not None:
-        n = setting.splits.get("test", 0)
-        lines.append(say("verdict.test", lang, n=n, units=words["units"], gain=verdict.test_gain))
+    lines += _on_test_rows(comparison, lang)
     lines += other_goals(comparison, lang)
     without = row_of(comparison, verdict.without_training or "")
-    if without is not None and without.gain is not None and without.key != row.key:
-        lines.append(say("verdict.without_training", lang, method=without.method, gain=without.gain))
+    if without is not None and without.key != row.key:
+        score = score_of(without, verdict.goal)
+        lines.append(say("verdict.without_training", lang, method=without.method, score=score))
     if setting.n_seeds == 1:
         lines.append(say("verdict.one_seed", lang))
+    lines += unreliable(comparison, lang)
     train = setting.splits.get("train", 0)
     if verdict.verdict != "use" and 0 < train < FEW_ROWS:
         command = "latentfit compare mnist --quick" if setting.data == "digits" else "--n-seeds 10"
@@ -61,14 +92,37 @@ def evidence(comparison: Comparison, lang: str = "en") -> list[str]:
     return lines
 
 
+def unreliable(comparison: Comparison, lang: str = "en") -> list[str]:
+    """That log p(x) of the recommended row, of the best or of N(0, I) cannot be believed, where that is so."""
+    keys = {"standard", comparison.recommendation.key, comparison.recommendation.best_key}
+    worst = max((row.reliability for row in comparison.rows if row.key in keys), default=0.0)
+    if worst <= GATE_SHARE:
+        return []
+    return [say("report.trust.unreliable", lang, k=comparison.setting.n_importance_samples, share=worst)]
+
+
+def _on_test_rows(comparison: Comparison, lang: str) -> list[str]:
+    """What the recommended row scores where nothing was chosen."""
+    verdict, n = comparison.recommendation, comparison.setting.splits.get("test", 0)
+    tested = {row.key: row for row in comparison.test_rows}
+    row, null = tested.get(verdict.key), tested.get("standard")
+    words = {"n": n, "units": units(comparison, lang)["units"]}
+    if verdict.test_gain is None:
+        return []
+    if verdict.goal == "likelihood" or row is None or null is None:
+        return [say("verdict.test", lang, **words, gain=verdict.test_gain)]
+    scores = {"score": score_of(row, verdict.goal), "null_score": score_of(null, verdict.goal)}
+    return [say("verdict.test.score", lang, **words, **scores, gain=verdict.test_gain)]
+
+
 def other_goals(comparison: Comparison, lang: str = "en") -> list[str]:
-    """One sentence for each goal that was not chosen by: the same choice, or which other."""
+    """One sentence for each goal that was not chosen by: the same choice, which other, or that it is open."""
     verdict, lines = comparison.recommendation, []
-    for goal in ("likelihood", "samples", "embedding"):
-        if goal == verdict.goal or (goal == "embedding" and all(r.knn is None for r in comparison.rows)):
-            continue
-        other = row_of(comparison, verdict.other_goals.get(goal, ""))
+    for goal, key in verdict.other_goals.items():
+        other = row_of(comparison, key or "")
         if other is None:
+            lines.append(say(f"verdict.open.{goal}", lang))
+        elif other.key == verdict.key:
             lines.append(say(f"verdict.same.{goal}", lang))
         else:
             fitted = say(f"word.{other.fitted}", lang)

@@ -14,9 +14,6 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Ladder
 from latentfit.report import pictures
 
-#: a share of rows with failed importance weights above which log p(x) is called unreliable
-UNRELIABLE = 0.05
-
 
 class View:
     """A result seen in one language; counts the thumbnails of data that the page contains.
