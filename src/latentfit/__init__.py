@@ -15,6 +15,7 @@ _LAZY = {
     "VAE": "latentfit.estimator:VAE",
     "VAEModule": "latentfit.model:VAEModule",
     "adapt": "latentfit.adapters:adapt",
+    "bayes": "latentfit.bayes",
     "compare": "latentfit.comparison:compare",
     "data": "latentfit.data",
     "diagnose": "latentfit.diagnosis.model:diagnose",

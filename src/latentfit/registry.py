@@ -28,6 +28,7 @@ HOMES = {
     "prior": "latentfit.priors",
     "schedule": "latentfit.model",
     "transform": "latentfit.data",
+    "weights": "latentfit.bayes",
 }
 
 

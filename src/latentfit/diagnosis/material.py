@@ -159,15 +159,6 @@ def some_numbers(n_rows: int, n: int, random_state: int) -> np.ndarray:
     return np.sort(np.random.default_rng(random_state).choice(n_rows, n, replace=False))
 
 
-def with_parts(vae: VAEModule, **parts: nn.Module) -> VAEModule:
-    """The same VAE with another prior or likelihood, sharing its networks; the original is not touched."""
-    changed = copy.copy(vae)
-    changed._modules = dict(vae._modules)
-    for name, part in parts.items():
-        setattr(changed, name, part)
-    return changed
-
-
 def overlap(train: Tensor, test: Tensor) -> int:
     """How many test rows are, byte for byte, training rows; constant rows (blank images) do not count."""
     seen = {hash(row.tobytes()) for row in _rows(train)}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latentfit.diagnosis.budget import Budget, not_attributed
-from latentfit.diagnosis.material import Material, certify, some, some_numbers, with_parts
+from latentfit.diagnosis.material import Material, certify, some, some_numbers
 from latentfit.diagnosis.probe import Probe
 from latentfit.diagnosis.probe import probe as run_probe
 from latentfit.errors import CapabilityError, InputError
@@ -99,7 +99,7 @@ class Measures:
         material, chosen = self.material, ladder.chosen
         models = [mended]
         if self.depth == "full" and chosen is not ladder.nothing:
-            models.append(with_parts(mended, prior=chosen.prior))
+            models.append(mended.with_parts(prior=chosen.prior))
         self.tell("log p(x)")
         scored = escalate(
             models,

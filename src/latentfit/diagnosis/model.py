@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from latentfit.adapters import Subject
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
-from latentfit.diagnosis.material import gather, with_parts
+from latentfit.diagnosis.material import gather
 from latentfit.diagnosis.measures import DEPTHS, Depth, Goal, Measures, likelihood_name
 from latentfit.diagnosis.pictures import Pictures, draw_pictures
 from latentfit.diagnosis.probe import STEPS
@@ -165,7 +165,7 @@ class _Found:
         measures, vae = self.measures, self.measures.vae
         mended = vae
         if self.calibration is not None and self.findings[1].grave:
-            mended = with_parts(vae, likelihood=self.calibration.calibrated)
+            mended = vae.with_parts(likelihood=self.calibration.calibrated)
         self.terms = measures.terms(vae)
         self.kl = self.terms.kl
         self.scored, self.inference, self.budget = measures.budget(mended, self.terms, self.ladder, self.calibration)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentfit.diagnosis.material import Material, some_numbers, with_parts
+from latentfit.diagnosis.material import Material, some_numbers
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.holes import Holes
@@ -104,7 +104,7 @@ def _decoded(material: Material, new: Prior | None, holes: Holes, random_state: 
     found: dict[str, Any] = {}
     models: list[tuple[str, VAEModule]] = [("null_samples", vae)]
     if new is not None:
-        models.append(("new_samples", with_parts(vae, prior=new)))
+        models.append(("new_samples", vae.with_parts(prior=new)))
     with frozen(*(model for _, model in models), random_state=random_state):
         for name, model in models:
             generator = torch.Generator(device=vae.device).manual_seed(random_state)

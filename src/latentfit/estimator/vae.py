@@ -266,9 +266,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _with_prior(self, prior: Prior, rows: Tensor) -> Self:
         """The same VAE under another prior: networks shared, the proposal fitted again on training rows."""
-        module = copy.copy(self.module_)
-        module._modules = {**self.module_._modules, "prior": prior}
-        return self._with_module(module, rows)
+        return self._with_module(self.module_.with_parts(prior=prior), rows)
 
     def _with_module(self, module: VAEModule, rows: Tensor) -> Self:
         """The same estimator around another module, its proposal fitted on training rows."""

@@ -115,6 +115,8 @@ def fit(
         progress=progress,
         parameter_groups=objective.parameter_groups(),
     )
+    for network in module.uncertain:
+        network.explore(module, lambda batch: objective(module, batch, settled_at), Rows(data, prepare), recipe, random_state)
     _freeze_scale(module, data, prepare)
     weight = float(objective.kl_weight(objective.kl_weight.settled_at))
     module.trained = short_record(result.history, result.steps, recipe.max_steps, result.stopped, weight)

@@ -26,6 +26,8 @@ class ELBO(Component, nn.Module):
 
         loss = -E_q[log p(x|z)] + w(t) KL(q(z|x) || p(z)) + sum of penalties + KL(parameters) / n_train
 
+    where networks with a decay of their weights add it, divided by n_train.
+
     The KL is analytic where the posterior and the prior have a closed form, otherwise E_q[log q(z|x) - log p(z)] by
     the same draws as the reconstruction (Kingma & Welling 2014, arXiv 1312.6114). A `kl_term` takes its place, such
     as a floor (`latentfit.kl_terms`).
@@ -162,6 +164,10 @@ class ELBO(Component, nn.Module):
             total = sum((m.parameter_kl() for m in uncertain), torch.zeros((), device=loss.device))
             terms["parameter_kl"] = total / self._rows()
             loss = loss + terms["parameter_kl"]
+        decayed: list[Any] = [network for network in model.uncertain if hasattr(network, "weight_decay")]
+        if decayed:
+            terms["weight_decay"] = torch.stack([network.weight_decay() for network in decayed]).sum() / self._rows()
+            loss = loss + terms["weight_decay"]
         return {"loss": loss, **terms, "kl_weight": torch.as_tensor(weight)}
 
     def _kl(self, model: VAEModule, q: LatentDistribution, z: Tensor, log_q: Tensor, batch: Batch) -> Tensor:

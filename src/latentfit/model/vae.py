@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from latentfit.data.batch import Batch
 from latentfit.data.transforms import Transform
 from latentfit.errors import InputError
 from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior, Shape
+from latentfit.model.uncertain import N_DRAWS, UncertainNetwork
 from latentfit.registry import Component, registry
 
 
@@ -149,16 +151,49 @@ class VAEModule(Component, nn.Module):
         observation_noise: bool = True,
         generator: Generator | None = None,
     ) -> Tensor:
-        """Draws of x: z ~ p(z), then p(x given z), or its mean where `observation_noise` is False: (n, *data_shape)."""
+        """Draws of x: z ~ p(z), then p(x given z), or its mean where `observation_noise` is False: (n, *data_shape).
+
+        Where the decoder's weights have a distribution, they are drawn too, at most `N_DRAWS` times.
+        """
+        if isinstance(self.decoder, UncertainNetwork):
+            models = list(self.draws(min(n, N_DRAWS), generator))
+            sizes = [len(part) for part in torch.arange(n).tensor_split(len(models))] if models else []
+            contexts = [None] * len(models) if context is None else context.split(sizes)
+            parts = [
+                model.sample(size, context=c, observation_noise=observation_noise, generator=generator)
+                for model, size, c in zip(models, sizes, contexts, strict=True)
+            ]
+            return torch.cat(parts)
         z = self.prior.sample(n, context, generator)
         if not observation_noise:
             return self.decode_mean(z, context)
         return self._data_units(self.likelihood.sample(self.decode(z, context), context, generator))
 
     def draws(self, n: int = 1, generator: Generator | None = None) -> Iterator[VAEModule]:
-        """Ordinary VAEs drawn from the posterior over the weights; itself, n times, where there is none."""
+        """Ordinary VAEs drawn from the distribution over the weights; itself, n times, where there is none.
+
+        They share every part that has no such distribution.
+        """
+        drawn = {name: network.draws(n, generator) for name, network in self._uncertain().items()}
         for _ in range(n):
-            yield self
+            yield self.with_parts(**{name: next(networks) for name, networks in drawn.items()}) if drawn else self
+
+    def with_parts(self, **parts: nn.Module) -> VAEModule:
+        """The same VAE with other parts by name, sharing the rest; the original is not touched."""
+        changed = copy.copy(self)
+        changed._modules = dict(self._modules)
+        for name, part in parts.items():
+            setattr(changed, name, part)
+        return changed
+
+    @property
+    def uncertain(self) -> list[UncertainNetwork]:
+        """The networks with a distribution over their weights."""
+        return list(self._uncertain().values())
+
+    def _uncertain(self) -> dict[str, UncertainNetwork]:
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: part for name, part in parts.items() if isinstance(part, UncertainNetwork)}
 
     def _model_units(self, batch: Batch) -> Tensor:
         return batch.x if self.preprocess is None else self.preprocess(batch.x)

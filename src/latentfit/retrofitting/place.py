@@ -6,7 +6,6 @@ from typing import Any
 
 from latentfit.adapters import AdaptedVAE
 from latentfit.data.batch import Batch
-from latentfit.diagnosis.material import with_parts
 from latentfit.model import Prior, VAEModule
 from latentfit.saving import weights_sha256
 
@@ -22,7 +21,7 @@ def put_in_place(model: Any, vae: VAEModule, prior: Prior, rows: Batch) -> Any:
     """
     if hasattr(model, "_with_prior"):
         return model._with_prior(prior, rows.x)
-    return with_parts(vae, prior=prior)
+    return vae.with_parts(prior=prior)
 
 
 def own_weights_sha256(vae: VAEModule) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from latentfit.data.batch import Batch
 from latentfit.data.noise import Binarise
-from latentfit.diagnosis.material import Material, gather, some, with_parts
+from latentfit.diagnosis.material import Material, gather, some
 from latentfit.diagnosis.pictures import draw_pictures
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.codes import Codes
@@ -138,7 +138,7 @@ def retrofit(
     if kept is ladder.nothing:
         gain = Estimate(0.0, 0.0, (0.0, 0.0))
     new = None if kept is ladder.nothing else kept.prior
-    after = vae if new is None else with_parts(vae, prior=new)
+    after = vae if new is None else vae.with_parts(prior=new)
     log_px_gain, n_scored, k = _paired(material, rows_of, vae, after, random_state, progress)
     judge = ladder.best.prior
     holes = [
@@ -250,7 +250,7 @@ def _qualities(
     try:
         return {
             rung.name: sample_quality(
-                with_parts(vae, prior=rung.prior), reference, features=seen, random_state=random_state
+                vae.with_parts(prior=rung.prior), reference, features=seen, random_state=random_state
             )
             for rung in ladder.candidates
         }
