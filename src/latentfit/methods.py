@@ -37,6 +37,7 @@ class Method:
             "cyclical" (four rises over the run).
         strength: the KL weight at which the schedule ends.
         kl_term, penalties: the objective's other parts, as configurations.
+        weights: the distribution over the decoder's weights, a configuration without the network.
         joint, post_hoc: whether it is trained with the VAE, and whether it is fitted on a frozen one.
     """
 
@@ -49,6 +50,7 @@ class Method:
     strength: float = 1.0
     kl_term: Mapping[str, Any] | None = None
     penalties: tuple[Mapping[str, Any], ...] = ()
+    weights: Mapping[str, Any] | None = None
     joint: bool = True
     post_hoc: bool = False
 
@@ -66,6 +68,7 @@ class Method:
             kl_weight=self.kl_weight(max_steps),
             penalties=[registry.build("penalty", penalty) for penalty in self.penalties],
             kl_term=None if self.kl_term is None else registry.build("kl_term", self.kl_term),
+            n_samples=1 if self.weights is None else self.weights.get("args", {}).get("n_members", 1),
         )
 
 
@@ -93,6 +96,11 @@ METHODS: dict[str, Method] = {
         Method("sylvester", "flow", posterior="sylvester"),
         Method("iaf", "flow", posterior="iaf"),
         Method("realnvp_posterior", "flow", posterior="realnvp_posterior"),
+        Method("bnn", "bayesian_weights", weights={"name": "bnn"}),
+        Method("mc_dropout", "bayesian_weights", weights={"name": "mc_dropout"}),
+        Method("swag", "bayesian_weights", weights={"name": "swag"}),
+        Method("ensemble", "bayesian_weights", weights={"name": "ensemble", "args": {"n_members": 5}}),
+        Method("sgld", "bayesian_weights", weights={"name": "sgld"}),
         Method("two_stage", "second_model", prior="two_stage", post_hoc=True),
         Method("flow_matching", "second_model", prior="flow_matching", joint=False, post_hoc=True),
         Method("nsf", "flow", prior="nsf", post_hoc=True),
@@ -129,6 +137,13 @@ _MEANT = {
     "full_bayes": "hierarchical",
     "dpmm": "dp_mixture",
     "dirichlet_process": "dp_mixture",
+    "mean_field": "bnn",
+    "bayes_by_backprop": "bnn",
+    "bayesian": "bnn",
+    "dropout": "mc_dropout",
+    "deep_ensemble": "ensemble",
+    "ensembles": "ensemble",
+    "langevin": "sgld",
     "beta_vae": "beta",
     "betavae": "beta",
     "freebits": "free_bits",
@@ -246,6 +261,8 @@ def build(
         context_features,
         network_args or {},
     )
+    if method.weights is not None:
+        decoder = registry.create("weights", method.weights["name"], network=decoder, **method.weights.get("args", {}))
     return VAEModule(
         encoder=encoder,
         decoder=decoder,

@@ -34,7 +34,8 @@ class MCDropout(UncertainNetwork):
         InputError: a rate outside [0, 1), a scale that is not positive.
         CapabilityError: a network without dense or convolutional layers.
 
-    Source: Gal and Ghahramani 2016 (arXiv 1506.02142); on the KL: Hron, Matthews and Ghahramani 2018 (arXiv 1807.01969).
+    Sources: Gal and Ghahramani 2016 (arXiv 1506.02142); on the KL: Hron, Matthews and Ghahramani 2018 (arXiv
+    1807.01969).
     """
 
     def __init__(self, network: nn.Module, rate: float = 0.1, prior_scale: float | None = 1.0) -> None:
@@ -59,7 +60,7 @@ class MCDropout(UncertainNetwork):
     def draw(self, generator: Generator | None = None) -> nn.Module:
         values = {}
         for name, layer in self._masked().items():
-            weight = layer.weight.detach()  # type: ignore[union-attr, operator]  # a tensor, of every such layer
+            weight = layer.weight.detach()  # type: ignore[operator]  # a tensor, of every such layer
             axis = _input_axis(layer)
             device = weight.device if generator is None else generator.device
             keep = torch.full((weight.shape[axis],), 1 - self.rate, device=device)

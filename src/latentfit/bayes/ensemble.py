@@ -18,10 +18,10 @@ class Ensemble(UncertainNetwork):
 
         loss = 1/M sum_m -ELBO(network m)
 
-    In training a call's rows are split into M equal blocks, one for each member. With `ELBO(n_samples=M)`, as the method
-    `ensemble` trains, every member sees every row of the batch, each with a draw of z of its own; with one sample it
-    sees a share 1/M of the rows. Eval mode is the first member. As a decoder the members share the encoder, hence the
-    latent coordinates; VAEs trained wholly apart are an ensemble too, a list of VAEs.
+    In training a call's rows are split into M equal blocks, one for each member. With `ELBO(n_samples=M)`, as the
+    method `ensemble` trains, every member sees every row of the batch, each with a draw of z of its own; with one
+    sample it sees a share 1/M of the rows. Eval mode is the first member. As a decoder the members share the encoder,
+    hence the latent coordinates; VAEs trained wholly apart are an ensemble too, a list of VAEs.
 
     Args:
         network: the first member.
@@ -89,6 +89,6 @@ def _restart(network: nn.Module) -> None:
             started = True
     if not started:
         raise CapabilityError(
-            f"{type(network).__name__} has no layer with reset_parameters(), so its members cannot start independently: "
-            "start='shared'."
+            f"{type(network).__name__} has no layer with reset_parameters(), so its members cannot start "
+            "independently: start='shared'."
         )

@@ -23,7 +23,9 @@ def layers_of(network: nn.Module) -> dict[str, nn.Module]:
     Raises:
         CapabilityError: there is none.
     """
-    found = {name: m for name, m in network.named_modules() if isinstance(m, DENSE + CONVOLUTIONS)}
+    found: dict[str, nn.Module] = {
+        name: m for name, m in network.named_modules() if isinstance(m, DENSE + CONVOLUTIONS)
+    }
     if not found:
         raise CapabilityError(
             f"{type(network).__name__} has no dense or convolutional layer, so there are no weights to be uncertain of."

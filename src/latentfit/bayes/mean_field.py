@@ -18,7 +18,8 @@ from latentfit.model.uncertain import UncertainNetwork
 class MeanField(UncertainNetwork):
     r"""Independent Gaussian weights, learned by the ELBO over them.
 
-        q(w) = prod_i N(w_i; mu_i, sigma_i^2),   KL(q || p) = sum_i log(s / sigma_i) + (sigma_i^2 + mu_i^2) / (2 s^2) - 1/2
+        q(w) = prod_i N(w_i; mu_i, sigma_i^2),   p(w) = prod_i N(w_i; 0, s^2)
+        KL(q || p) = sum_i log(s / sigma_i) + (sigma_i^2 + mu_i^2) / (2 s^2) - 1/2
 
     mu are the network's own parameters. Dense layers draw their outputs, not their weights (local reparameterisation):
     y ~ N(x mu^T, x^2 (sigma^2)^T) for each row, the same law with far less noise in the gradient. Other layers draw

@@ -28,11 +28,11 @@ class SGLD(UncertainNetwork):
 
         w <- w - (e / 2) G (N grad loss(batch) + w / s^2) + (e G)^(1/2) xi,   xi ~ N(0, I)
 
-    The target is prod_n p(x_n given w) N(w; 0, s^2) by the objective's own bound. G is fixed and diagonal, G_i = 1 / (N
-    F_i + 1 / s^2), F the mean square of the rows' gradients at the trained weights: a step of size e is then e posterior
-    variances long in each direction, and its discretisation makes the variance too large by a factor of about 1 / (1 -
-    e / 4). Once training has ended, the network walks for `burn_in` + `n_draws` `thinning` steps, the rest of the model
-    held; every `thinning`-th iterate is kept. Eval mode is the trained network, where the walk began.
+    The target is prod_n p(x_n given w) N(w; 0, s^2) by the objective's own bound. G is fixed and diagonal, G_i =
+    1 / (N F_i + 1 / s^2), F the mean square of the rows' gradients at the trained weights: e is then in posterior
+    variances of each weight given the others, and the discretisation makes a variance too large by a factor of about
+    1 / (1 - e / 4). Once training has ended, the network walks for `burn_in` + `n_draws` `thinning` steps, the rest of
+    the model held; every `thinning`-th iterate is kept. Eval mode is the trained network, where the walk began.
 
     Args:
         network: the network.
@@ -152,7 +152,5 @@ def langevin(
         with torch.no_grad():
             for p, g, scale, q in zip(parameters, gradients, scales, precisions, strict=True):
                 drift = torch.add(n_rows * g, p, alpha=q).mul_(scale)
-                p.sub_(drift, alpha=0.5 * step_size).addcmul_(
-                    (step_size * scale).sqrt(), torch.randn_like(p)
-                )
+                p.sub_(drift, alpha=0.5 * step_size).addcmul_((step_size * scale).sqrt(), torch.randn_like(p))
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from latentfit.adapters import Subject, subject
@@ -20,7 +19,7 @@ from latentfit.data.noise import binarise_once
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.codes import Codes, encode_rows
 from latentfit.evaluation.ladder import Ladder, Progress, climb, cross_fit, split_rows
-from latentfit.model import Prior, VAEModule
+from latentfit.model import Prior
 
 #: the share of training rows that finds the defensive weight
 VALIDATION_SHARE = 0.1

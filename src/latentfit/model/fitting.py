@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def fit(
         parameter_groups=objective.parameter_groups(),
     )
     for network in module.uncertain:
-        network.explore(module, lambda batch: objective(module, batch, settled_at), Rows(data, prepare), recipe, random_state)
+        settled = partial(objective, module, step=settled_at)
+        network.explore(module, settled, Rows(data, prepare), recipe, random_state)
     _freeze_scale(module, data, prepare)
     weight = float(objective.kl_weight(objective.kl_weight.settled_at))
     module.trained = short_record(result.history, result.steps, recipe.max_steps, result.stopped, weight)

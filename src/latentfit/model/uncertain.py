@@ -27,9 +27,9 @@ class UncertainNetwork(Component, nn.Module, ABC):
     with a decay of the weights `weight_decay()`; both are nats of the whole data set, and the objective divides them by
     its number of rows. A class that finds its distribution around trained weights does so in `explore`.
 
-    As the decoder it makes p(x) = E_w[p(x given w)] a mixture of ordinary VAEs. As the encoder its weights are auxiliary
-    variables of the posterior, q(z given x) = E_w[q(z given x, w)]: each draw has a bound of its own, and the mean of
-    these is lower than that of the mixture. p(x) does not know of them.
+    As the decoder it makes p(x) = E_w[p(x given w)] a mixture of ordinary VAEs. As the encoder its weights are
+    auxiliary variables of the posterior, q(z given x) = E_w[q(z given x, w)]: each draw has a bound of its own, and the
+    mean of these is lower than that of the mixture. p(x) does not know of them.
 
     Args:
         network: whose weights are uncertain; a user's own module too.
