@@ -13,6 +13,7 @@ import latentfit as lf
 from latentfit import bayes
 from latentfit.data import Binarise
 from latentfit.errors import CapabilityError, InputError
+from latentfit.evaluation import elbo_terms, log_likelihood
 from latentfit.model import fit
 from latentfit.networks import MLP
 
@@ -158,6 +159,30 @@ def test_a_method_trains_scores_and_draws(name):
     assert fitted.module_.uncertain
     assert fitted.sample(3, random_state=0).shape == (3, 8, 8)
     np.testing.assert_array_equal(fitted.sample(3, random_state=0), fitted.sample(3, random_state=0))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_log_p_of_x_is_that_of_the_mixture_of_its_draws(binary, name):
+    module = trained(name, binary)
+    options = {"n_importance_samples": 50, "random_state": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        got = log_likelihood(module, binary[:6], **options)
+        drawn = list(module.draws(module.n_draws, torch.Generator().manual_seed(3)))
+        same = log_likelihood(drawn, binary[:6], **options)
+    assert got.n_models == module.n_draws == {"ensemble": 3, "sgld": 3}.get(name, bayes.N_DRAWS)
+    np.testing.assert_array_equal(got.values, same.values)
+    bounds = [elbo_terms(one, binary[:6], random_state=3).elbo_per_row for one in drawn]
+    np.testing.assert_allclose(elbo_terms(module, binary[:6], random_state=3).elbo_per_row, np.mean(bounds, 0))
+
+
+def test_the_centre_is_an_ordinary_vae(binary):
+    module = trained("bnn", binary)
+    z = torch.randn(3, 2)
+    assert not module.centre().uncertain
+    torch.testing.assert_close(module.centre().decode(z), module.decode(z), rtol=0, atol=0)
+    plain = lf.VAEModule(MLP([4, 4], 4), MLP(2, [4, 4]), latent_dim=2)
+    assert plain.centre() is plain
 
 
 def test_every_member_of_an_ensemble_sees_every_row_with_as_many_samples(binary):

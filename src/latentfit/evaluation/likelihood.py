@@ -18,7 +18,7 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.local import PAIRS, REFINEMENT_STREAM, Refinement
 from latentfit.evaluation.proposal import Frame, Proposal, encoder_proposal, fit_proposal, log_joint
 from latentfit.evaluation.psis import RELIABLE_K, pareto_k
-from latentfit.evaluation.rows import RowNoise, as_models, blocks, decoder_rows, evaluation_rows, frozen, to_numpy
+from latentfit.evaluation.rows import RowNoise, blocks, decoder_rows, drawn_models, evaluation_rows, frozen, to_numpy
 from latentfit.model.contracts import RANKABLE
 from latentfit.model.vae import VAEModule
 
@@ -82,13 +82,16 @@ def log_likelihood(
 
     A lower bound in expectation, exact as S grows (Burda et al. 2016, arXiv 1509.00519). The same
     `random_state` gives the same noise to the same row whichever model is scored, so differences between
-    models of one latent dimension are paired. Several models are combined as the mixture 1/M sum_m p_m(x).
+    models of one latent dimension are paired. Several models are combined as the mixture 1/M sum_m p_m(x). A VAE with a
+    distribution over its weights is scored by its draws, combined likewise: p(x) = E_w[p(x given w)], whose logarithm
+    is too low by about half the relative variance of p(x given w) over M. Every draw gets S importance samples and its
+    own refinement of the rows' proposals.
 
     Args:
-        vae: a VAE, or several.
+        vae: a VAE, or several; of a distribution over weights, `vae.n_draws` seeded draws.
         X: (N, *data_shape), rows to score.
         n_importance_samples: S, draws per row and model; honoured exactly.
-        proposal: from `fit_proposal`, one for each model.
+        proposal: from `fit_proposal`, one for each model, or one for all that share an encoder: each refines it.
         X_train: rows to fit the proposal on, where none is given; with neither, the encoder itself with a
             widened defensive component serves.
         groups: (N,) labels of related rows, for a cluster-robust error of the mean.
@@ -109,7 +112,7 @@ def log_likelihood(
     Warns:
         ReliabilityWarning: where more than 1 % of the rows have a Pareto-k above 0.7.
     """
-    models = as_models(vae)
+    models = drawn_models(vae, random_state)
     if n_importance_samples < 1:
         raise InputError(f"n_importance_samples must be at least 1, got {n_importance_samples}.")
     if batch_size is not None and batch_size < 1:
@@ -201,6 +204,8 @@ def _proposals(
             return [encoder_proposal(model) for model in models]
         return [fit_proposal(model, X_train, random_state=random_state) for model in models]
     proposals = [given] if isinstance(given, Proposal) else list(given)
+    if len(proposals) == 1 and all(model.encoder is models[0].encoder for model in models):
+        proposals *= len(models)
     if len(proposals) != len(models):
         raise InputError(f"log_likelihood: {len(models)} models need as many proposals, got {len(proposals)}.")
     return proposals
