@@ -172,7 +172,7 @@ def test_counts_that_make_no_sense_are_refused(exact_vae, truth, rows):
     with pytest.raises(InputError, match="n_importance_samples"):
         log_likelihood(vae, rows, n_importance_samples=0)
     with pytest.raises(InputError, match="as many proposals"):
-        log_likelihood([vae, vae], rows, proposal=encoder_proposal(vae))
+        log_likelihood([vae, exact_vae(truth)], rows, proposal=encoder_proposal(vae))
     with pytest.raises(InputError, match="at least 8"):
         fit_proposal(vae, rows[:4])
 

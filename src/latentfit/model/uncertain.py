@@ -37,6 +37,8 @@ class UncertainNetwork(Component, nn.Module, ABC):
 
     #: how many draws stand for the distribution; all there are, where they are finite
     n_draws: int = N_DRAWS
+    #: whether draws as an encoder share the coordinates of z
+    shares_coordinates: bool = True
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -147,10 +147,14 @@ def langevin(
     """
     precisions = [s**-2 for s in prior_scales]
     scales = [1 / (n_rows * f + q) for f, q in zip(squares, precisions, strict=True)]  # G
+    # what does not change is multiplied out once, and the noise has a place of its own: a step is three passes
+    slopes = [-0.5 * step_size * n_rows * g for g in scales]
+    shrink = [1 - 0.5 * step_size * q * g for g, q in zip(scales, precisions, strict=True)]
+    spread = [(step_size * g).sqrt() for g in scales]
+    noise = [torch.empty_like(p) for p in parameters]
     while True:
         gradients = gradient()
         with torch.no_grad():
-            for p, g, scale, q in zip(parameters, gradients, scales, precisions, strict=True):
-                drift = torch.add(n_rows * g, p, alpha=q).mul_(scale)
-                p.sub_(drift, alpha=0.5 * step_size).addcmul_((step_size * scale).sqrt(), torch.randn_like(p))
+            for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+                p.mul_(shrink[i]).addcmul_(slopes[i], g).addcmul_(spread[i], noise[i].normal_())
         yield
