@@ -173,6 +173,17 @@ def test_sgld_keeps_iterates_of_its_walk_and_leaves_the_rest_alone(known, recipe
     assert ((ratio > 0.75) & (ratio < 1.3)).all()
 
 
+def test_a_cold_walk_is_narrower_by_the_root_of_its_temperature(known):
+    settings = {"n_draws": 400, "thinning": 20, "prior_scale": SCALE, "step_size": 0.2}
+    spread = []
+    for temperature in (1.0, 0.25):
+        network = bayes.SGLD(known.network(), temperature=temperature, **settings)
+        model = Regression(network, 3)
+        network.explore(model, model.loss, known.rows, Recipe(max_steps=10, batch_size=120), 0)
+        spread.append(drawn(network, 400).std(0))
+    torch.testing.assert_close(spread[1], 0.5 * spread[0], rtol=0.02, atol=0)  # the same noise, and a linear model
+
+
 def test_swags_spread_is_that_of_the_iterates(known):
     """What theory fixes: mean and variance are the iterates' own; the low-rank part carries half of them."""
     network = bayes.SWAG(known.network(), rank=40, share=8.0, rate=1.0, every=10)
@@ -209,6 +220,8 @@ def test_the_kl_of_a_mean_field_is_closed_form(prior_scale):
         q, p = torch.distributions.Normal(mean, sd), torch.distributions.Normal(0.0, s)
         expected = expected + torch.distributions.kl_divergence(q, p).sum()
     torch.testing.assert_close(network.parameter_kl(), expected)
+    network.temperature = 0.1
+    torch.testing.assert_close(network.parameter_kl(), 0.1 * expected)
 
 
 def test_local_reparameterisation_has_the_law_of_sampled_weights():
