@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ def log_likelihood(
     batch_size: int | None = None,
     refinement_steps: int = 100,
     frames: Sequence[Frame] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> LogLikelihood:
     r"""log p(x) per row by importance sampling from the evaluation proposal e(z given x).
 
@@ -101,6 +102,7 @@ def log_likelihood(
             costs about a dozen draws); 0 leaves the shared one, which fails on rows the encoder has not seen where it
             overfits.
         frames: from `refined_rows`, one for each model, where the rows' own proposals are known already.
+        progress: called with ("log p(x)", rows done, rows), of all models together.
 
     Returns:
         The values, their errors, and effective sample size, Pareto-k and k-doubling.
@@ -123,11 +125,31 @@ def log_likelihood(
     known: Sequence[Frame | None] = [None] * len(models) if frames is None else frames
     if len(known) != len(models):
         raise InputError(f"log_likelihood: {len(models)} models need as many frames, got {len(known)}.")
+    batch = evaluation_rows(X, models[0])
+
+    def of_model(stream: int) -> Callable[[int], None]:
+        def told(done: int) -> None:
+            if progress is not None:
+                progress("log p(x)", stream * len(batch) + done, len(models) * len(batch))
+
+        return told
+
     log_w = [
-        _log_weights(model, X, e, n_importance_samples, random_state, stream, batch_size, refinement_steps, frame)
+        _log_weights(
+            model,
+            X,
+            e,
+            n_importance_samples,
+            random_state,
+            stream,
+            batch_size,
+            refinement_steps,
+            frame,
+            of_model(stream),
+        )
         for stream, (model, e, frame) in enumerate(zip(models, proposals, known, strict=True))
     ]
-    weights = evaluation_rows(X, models[0]).weight
+    weights = batch.weight
     result = _summary(log_w, n_importance_samples, None if weights is None else to_numpy(weights), groups)
     if result.unreliable > UNRELIABLE_SHARE:
         remedy = "take more importance samples" + ("" if X_train is not None or proposal else " or give X_train=")
@@ -221,6 +243,7 @@ def _log_weights(
     batch_size: int | None,
     refinement_steps: int,
     known: Frame | None,
+    told: Callable[[int], None],
 ) -> list[Tensor]:
     """log p(x, z) - log e(z given x) of blocks of rows: each (n, R), float64.
 
@@ -249,4 +272,5 @@ def _log_weights(
                     log_w = log_p.double() - log_e.double()
                     # a draw where p(x, z) is 0 or overflowed carries no weight
                     result.append(torch.where(log_w.isnan(), -math.inf, log_w).cpu())
+            told(chunk.stop)
     return result
