@@ -111,16 +111,14 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 def summary(runs: dict[str, Any]) -> dict[str, Any]:
     """Paired gains over the deterministic VAE, and AUROC by score, mean and range over seeds."""
     found: dict[str, Any] = {}
+    everything = (*METHODS, "apart")
     for data in ("digits", "mnist"):
-        done = {
-            method: [runs[f"{data}/{method}/{s}"]["log_px"] for s in SEEDS if f"{data}/{method}/{s}" in runs]
-            for method in (*METHODS, "apart")
-        }
-        full = {method: values for method, values in done.items() if len(values) == len(SEEDS)}
-        if "standard" not in full:
+        seeds = [s for s in SEEDS if all(f"{data}/{method}/{s}" in runs for method in everything)]
+        if not seeds:
             continue
-        ranked = rank({method: Candidate(np.array(values), "jointly") for method, values in full.items()})
-        found[data] = {"standard": {"log_px": round(float(np.mean(full["standard"])), 3)}} | {
+        values = {method: np.array([runs[f"{data}/{method}/{s}"]["log_px"] for s in seeds]) for method in everything}
+        ranked = rank({method: Candidate(array, "jointly") for method, array in values.items()})
+        found[data] = {"n_seeds": len(seeds), "standard": {"log_px": round(float(values["standard"].mean()), 3)}} | {
             method: {"gain": round(gain.value, 3), "interval": [round(end, 3) for end in gain.interval]}
             for method, gain in ranked.gains.items()
         }

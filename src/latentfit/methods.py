@@ -16,6 +16,7 @@ from latentfit.data.transforms import Transform
 from latentfit.errors import CapabilityError, InputError
 from latentfit.model.objective import ELBO
 from latentfit.model.schedules import Cyclical, Linear, Schedule, Sigmoid
+from latentfit.model.uncertain import N_DRAWS
 from latentfit.model.vae import VAEModule
 from latentfit.registry import registry
 
@@ -53,6 +54,11 @@ class Method:
     weights: Mapping[str, Any] | None = None
     joint: bool = True
     post_hoc: bool = False
+
+    @property
+    def n_draws(self) -> int:
+        """How many draws of the weights are scored; 1 where they have no distribution."""
+        return 1 if self.weights is None else self.weights.get("args", {}).get("n_members", N_DRAWS)
 
     def kl_weight(self, max_steps: int) -> Schedule:
         """The KL weight's schedule in a run of `max_steps`."""
