@@ -17,8 +17,10 @@ from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Density, Prior, Shape, as_shape
 from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.fitting import fit_by_gradient
+from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.rows import CodeRows, code_rows, exact_moments
 from latentfit.priors.standard import StandardNormalPrior
+from latentfit.priors.transported import start_at
 from latentfit.registry import registry
 from latentfit.training import isolated_rng
 
@@ -136,11 +138,16 @@ class FlowPrior(Prior, ABC):
         max_steps: int | None = None,
         random_state: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        start: MixturePrior | None = None,
     ) -> Self:
         """Whiten by the exact moments of q(z), start the flow anew, and maximise log p on fresh draws.
 
         At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
-        weights kept. Determined by `random_state`.
+        weights kept. A base that is a mixture starts at its own fit, or at `start`, a mixture already fitted to these
+        rows: p then starts as that mixture. Determined by `random_state`.
+
+        Raises:
+            InputError: a `start` that this base cannot be.
 
         Warns:
             OutOfBoxWarning: more than 0.1 % of coordinates lie where the splines leave them as they are.
@@ -156,7 +163,10 @@ class FlowPrior(Prior, ABC):
         self.whitening.set_moments(*exact_moments(seen))
         with isolated_rng(random_state, self.whitening.mean.device):
             self.flow.reset_parameters()
-        self._fit_base(seen, random_state)
+        if start is None:
+            self._fit_base(seen, random_state)
+        else:
+            self._start_base(start)
         fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
         self._check(rows, random_state)
         return self
@@ -212,6 +222,21 @@ class FlowPrior(Prior, ABC):
         generator = torch.Generator().manual_seed(random_state)
         draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)])
         self.base.fit(draws, std=torch.zeros_like(draws), random_state=random_state)
+
+    @torch.no_grad()
+    def _start_base(self, start: MixturePrior) -> None:
+        """Start the base at a mixture over all units, seen through the whitening and the permutation."""
+        if not isinstance(self.base, MixturePrior) or start.event_shape != self.event_shape or self.context_features:
+            raise InputError(
+                f"{self.name or 'flow'}: only a base that is a mixture, over latents of shape {tuple(self.event_shape)} "
+                f"and without a context, can start at one; base is {self.base.name!r}, start has shape "
+                f"{tuple(start.event_shape)}."
+            )
+        whiten = self.whitening.weight if self.whitening.full else self.whitening.weight.diag()
+        on_units = self.flow(whiten.T)[0].T  # (A, A): its biases are zero
+        matrix = on_units.new_zeros(len(on_units), self.event_shape.numel())
+        matrix[:, self._units] = on_units
+        start_at(self.base, start, matrix, -(on_units @ self.whitening.mean))
 
     @torch.no_grad()
     def _check(self, rows: CodeRows, random_state: int) -> None:
