@@ -138,13 +138,14 @@ class FlowPrior(Prior, ABC):
         max_steps: int | None = None,
         random_state: int = 0,
         progress: Callable[[int, int], None] | None = None,
-        start: MixturePrior | None = None,
+        start: tuple[MixturePrior, Tensor, Tensor] | None = None,
     ) -> Self:
         """Whiten by the exact moments of q(z), start the flow anew, and maximise log p on fresh draws.
 
         At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
-        weights kept. A base that is a mixture starts at its own fit, or at `start`, a mixture already fitted to these
-        rows: p then starts as that mixture. Determined by `random_state`.
+        weights kept. A learnable base starts at its own fit, or at `start`: a mixture that is already fitted to these
+        rows, and the means and standard deviations of other rows, the only ones that can then be held out. p starts as
+        that mixture. Determined by `random_state`.
 
         Raises:
             InputError: a `start` that this base cannot be.
@@ -155,19 +156,17 @@ class FlowPrior(Prior, ABC):
         """
         rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
         self._choose_active(rows)
-        seen = (
-            rows
-            if self.active is None
-            else CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
-        )
-        self.whitening.set_moments(*exact_moments(seen))
+        self.whitening.set_moments(*exact_moments(self._seen(rows)))
         with isolated_rng(random_state, self.whitening.mean.device):
             self.flow.reset_parameters()
         if start is None:
-            self._fit_base(seen, random_state)
+            # apart before the base is fitted: rows that it has seen would call every step of the flow a loss
+            fitted, held_out = rows.split(0.1, torch.Generator().manual_seed(random_state))
+            self._fit_base(self._seen(fitted), random_state)
         else:
-            self._start_base(start)
-        fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
+            fitted, held_out = rows, code_rows(self, start[1], start[2], None, None)
+            self._start_base(start[0])
+        fit_by_gradient(self, fitted, held_out, max_steps=max_steps, random_state=random_state, progress=progress)
         self._check(rows, random_state)
         return self
 
@@ -190,6 +189,12 @@ class FlowPrior(Prior, ABC):
         self.whitening = Whitening(len(units), full=len(units) <= FULL_WHITENING_UP_TO)
         self.flow = self._make_flow(len(units))
         self.base: Prior = StandardNormalPrior(tuple(shape)) if base is None else base
+
+    def _seen(self, rows: CodeRows) -> CodeRows:
+        """The rows in the units the flow acts on."""
+        if self.active is None:
+            return rows
+        return CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
 
     def _choose_active(self, rows: CodeRows) -> None:
         r"""Leave the collapsed units out of the flow, together at most `LEAST_NATS`.
