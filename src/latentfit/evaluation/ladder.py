@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ NOTHING = "nothing"
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
 #: flows whose base is the mixture below them, where that has won something
 ON_A_MIXTURE = ("realnvp", "nsf", "maf")
-#: rows and draws that find one number, the defensive weight, at most
-MOST_WEIGHT_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
+#: rows and draws that find the defensive weight, and rows that say how long a flow on a mixture trains, at most
+MOST_VALIDATION_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
 #: differences below it, in nats per row, are not worth a larger prior
 WORTHWHILE = 0.1
 
@@ -165,7 +166,8 @@ def climb(
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
         started = time.perf_counter()
         mean, std = codes_train.gaussian_rows()
-        start = {} if below is None else {"start": (below, *codes_validation.gaussian_rows())}
+        few = codes_validation[:: max(1, len(codes_validation) // MOST_VALIDATION_ROWS)]  # rows may be sorted
+        start: dict[str, Any] = {} if below is None else {"start": (below, *few.gaussian_rows())}
         prior.fit(
             mean,
             std=std,
@@ -177,7 +179,6 @@ def climb(
         )
         seconds = time.perf_counter() - started
         prior.eval()
-        few = codes_validation[:: max(1, len(codes_validation) // MOST_WEIGHT_ROWS)]  # rows may be sorted
         n_weight = max(1, min(8, MOST_WEIGHT_DRAWS // len(few)))
         weight = defensive_weight(prior, p, few, n_draws=n_weight, random_state=random_state)
         mixed = DefensiveMixture(prior, p, weight)

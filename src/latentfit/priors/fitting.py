@@ -78,10 +78,10 @@ def fit_by_gradient(
 ) -> None:
     r"""Minimise minus the mean log p(z), z ~ q(z given x) drawn afresh in every batch.
 
-    The weights kept are the best on fixed draws of the `held_out` rows. `max_steps` steps are one
-    pass, its rate falling to 0. Without it passes of `pass_lengths` follow one another, each as long as all before it,
-    **while the last has raised the gap T = E log p(z) - log N(z; 0, I) on the held-out rows by a hundredth of T, and
-    by 0.01 nats**: what doubles the time has to change the answer.
+    The weights kept are the best on fixed draws of the `held_out` rows. `max_steps` steps are one pass, its rate
+    falling to 0. Without it passes of `pass_lengths` follow one another, each as long as all before it, **while the
+    last has raised the gap T = E log p(z) - log N(z; 0, I) on the held-out rows by a hundredth of T, and by 0.01
+    nats**: what doubles the time has to change the answer.
     """
     like = next(prior.parameters())
     rows = rows.to(like.device, like.dtype)
@@ -114,7 +114,7 @@ def fit_by_gradient(
             learning_rate=learning_rate,
             schedule="cosine",
             clip_norm=5.0,
-            validate_every=max(1, length // (40 if len(lengths) == 1 else 20)),
+            validate_every=max(1, length // (40 if len(lengths) == 1 else 10)),
             patience=10,
             device=str(like.device),
         )

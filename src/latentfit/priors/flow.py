@@ -231,11 +231,11 @@ class FlowPrior(Prior, ABC):
     @torch.no_grad()
     def _start_base(self, start: MixturePrior) -> None:
         """Start the base at a mixture over all units, seen through the whitening and the permutation."""
-        if not isinstance(self.base, MixturePrior) or start.event_shape != self.event_shape or self.context_features:
+        name, shape = self.name or "flow", tuple(self.event_shape)
+        if not isinstance(self.base, MixturePrior) or self.context_features or start.event_shape != self.event_shape:
             raise InputError(
-                f"{self.name or 'flow'}: only a base that is a mixture, over latents of shape {tuple(self.event_shape)} "
-                f"and without a context, can start at one; base is {self.base.name!r}, start has shape "
-                f"{tuple(start.event_shape)}."
+                f"{name}: to start at a mixture over latents of shape {shape} the base must be a mixture, and the flow "
+                f"without a context; base is {self.base.name!r}, start over {tuple(start.event_shape)}."
             )
         whiten = self.whitening.weight if self.whitening.full else self.whitening.weight.diag()
         on_units = self.flow(whiten.T)[0].T  # (A, A): its biases are zero
