@@ -80,8 +80,9 @@ def fit_by_gradient(
 
     The weights kept are the best on fixed draws of the `held_out` rows, those at the start among them; where none are
     given, one row in ten is held out. `max_steps` steps are one pass, its rate falling to 0. Without it passes of
-    `pass_lengths` follow one another, each as long as all before it, **while the last has raised the gap T = E log p(z) - log N(z; 0, I) on the held-out rows by a
-    hundredth of T, and by 0.01 nats**: what doubles the time has to change the answer.
+    `pass_lengths` follow one another, each as long as all before it, **while the last has raised the gap T =
+    E log p(z) - log N(z; 0, I) on the held-out rows by a hundredth of T, and by 0.01 nats**: what doubles the time has
+    to change the answer.
     """
     like = next(prior.parameters())
     if held_out is None:
