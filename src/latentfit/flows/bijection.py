@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 
 import torch
@@ -43,3 +44,28 @@ class Bijection(nn.Module, ABC):
 def soft_bound(x: Tensor, bound: float | Tensor) -> Tensor:
     """bound tanh(x / bound): x bent smoothly into (-bound, bound), with slope 1 at 0 and finite gradients."""
     return bound * torch.tanh(x / bound)
+
+
+#: standard deviation of a hidden unit's input at the start, for inputs of unit variance
+SPREAD = float(os.environ.get("XS", 3**0.5))
+BS = float(os.environ.get("XB", 1.0))
+
+
+@torch.no_grad()
+def draw_bent(weight: Tensor | None, bias: Tensor, n_seen: Tensor | None = None) -> None:
+    r"""Draw a layer's weights so that the units behind it start where SiLU bends: w ~ U(-a, a), a = s sqrt(3 / n).
+
+    At torch's own scale (s = 1 / sqrt 3, and less in each further layer) SiLU is all but linear, hence so is each
+    network at first: couplings then learn nothing but straight lines for hundreds of steps.
+
+    Args:
+        weight: (A, B), set in place; None where no unit sees anything.
+        bias: (A,), set in place.
+        n_seen: (A,), n for each unit; B for all where None.
+    """
+    if n_seen is None:
+        n_seen = bias.new_full(bias.shape, 0.0 if weight is None else weight.shape[1])
+    bound = n_seen.clamp_min(1).rsqrt()
+    bias.uniform_(-1, 1).mul_(BS * bound)
+    if weight is not None:
+        weight.uniform_(-1, 1).mul_(SPREAD * 3**0.5 * bound.unsqueeze(-1))
