@@ -47,8 +47,8 @@ def soft_bound(x: Tensor, bound: float | Tensor) -> Tensor:
 
 
 #: standard deviation of a hidden unit's input at the start, for inputs of unit variance
-SPREAD = float(os.environ.get("XS", 3**0.5))
-BS = float(os.environ.get("XB", 1.0))
+SPREAD = 3**0.5
+BS = 3.0
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ def fit_by_gradient(
     """Minimise minus the mean log p(z), z ~ q(z given x) drawn afresh in every batch.
 
     One row in ten is held out; training stops when the nats on fixed draws of these no longer fall, and the
-    best weights are kept.
+    best weights are kept: those of the start where none were better, so that a flow never ends below its base.
     """
     like = next(prior.parameters())
     rows = rows.to(like.device, like.dtype)
@@ -81,8 +81,8 @@ def fit_by_gradient(
     recipe = Recipe(
         max_steps=max_steps,
         batch_size=batch_size_for(len(train)),
-        learning_rate=1e-3,
-        schedule="cosine",
+        learning_rate=3e-3,
+        schedule="one_cycle",
         clip_norm=5.0,
         validate_every=max(1, max_steps // 40),
         patience=10,
@@ -93,7 +93,11 @@ def fit_by_gradient(
         if progress is not None:
             progress(event.max_steps if event.finished else event.step, event.max_steps)
 
-    minimise(
+    was_training = prior.training
+    prior.eval()
+    at_start, start = validate(), {name: value.clone() for name, value in prior.state_dict().items()}
+    prior.train(was_training)
+    result = minimise(
         prior,
         loss,
         _Rows(train),
@@ -103,3 +107,5 @@ def fit_by_gradient(
         progress=tick,
         what=f"fit {prior.name or 'prior'}",
     )
+    if result.best_value is None or result.best_value > at_start:
+        prior.load_state_dict(start)

@@ -17,6 +17,7 @@ from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Density, Prior, Shape, as_shape
 from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.fitting import fit_by_gradient
+from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.rows import CodeRows, code_rows, exact_moments
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.registry import registry
@@ -209,6 +210,15 @@ class FlowPrior(Prior, ABC):
         if self.base.n_parameters == 0:
             return
         seen = seen.to(self.whitening.mean.device, self.whitening.mean.dtype)
+        if isinstance(self.base, MixturePrior) and self.base.covariance == "full":
+            # on the codes' exact law, then carried along: draws made once would be learned by heart
+            shape = self.base.event_shape
+            self.base.fit(seen.mean.unflatten(-1, shape), std=seen.std.unflatten(-1, shape), random_state=random_state)
+            corners = torch.cat((torch.zeros_like(seen.mean[:1]), torch.eye(seen.mean.shape[1]).to(seen.mean)))
+            context = None if seen.context is None else seen.context[:1].expand(len(corners), -1)
+            images = self._to_base(corners, context)[0].flatten(1)
+            self.base.move((images[1:] - images[0]).T, images[0])
+            return
         generator = torch.Generator().manual_seed(random_state)
         draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)])
         self.base.fit(draws, std=torch.zeros_like(draws), random_state=random_state)
