@@ -61,8 +61,8 @@ def make(name, dim, dtype=torch.float64):
     layer = BIJECTIONS[name](dim).to(dtype)
     with torch.no_grad():
         for parameter in layer.parameters():
-            # a stack of steep splines is ill-conditioned: rounding alone would exceed 1e-10
-            parameter.add_((0.1 if name == "spline flow" else 0.3) * torch.randn_like(parameter))
+            # a stack of steep layers is ill-conditioned: rounding alone would exceed 1e-10
+            parameter.add_((0.1 if isinstance(layer, Sequence) else 0.3) * torch.randn_like(parameter))
     return layer
 
 

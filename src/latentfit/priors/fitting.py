@@ -53,17 +53,21 @@ def fit_by_gradient(
     max_steps: int | None,
     random_state: int,
     progress: Callable[[int, int], None] | None,
+    start: Callable[[CodeRows], None] | None = None,
 ) -> None:
     """Minimise minus the mean log p(z), z ~ q(z given x) drawn afresh in every batch.
 
     One row in ten is held out; training stops when the nats on fixed draws of these no longer fall, and the
     best weights are kept: those of the start where none were better, so that a flow never ends below its base.
+    `start` is called with the rows that are not held out, and sets what does not start at random.
     """
     like = next(prior.parameters())
     rows = rows.to(like.device, like.dtype)
     split_seed, seed = independent_seeds(random_state, 2)
     generator = torch.Generator().manual_seed(split_seed)
     train, held_out = rows.split(0.1, generator)
+    if start is not None:
+        start(train)
     n_draws = max(1, math.ceil(1_000 / len(held_out)))
     fixed = torch.stack([held_out.draw(generator) for _ in range(n_draws)]).unflatten(-1, prior.event_shape)
 
@@ -95,7 +99,7 @@ def fit_by_gradient(
 
     was_training = prior.training
     prior.eval()
-    at_start, start = validate(), {name: value.clone() for name, value in prior.state_dict().items()}
+    at_start, weights = validate(), {name: value.clone() for name, value in prior.state_dict().items()}
     prior.train(was_training)
     result = minimise(
         prior,
@@ -108,4 +112,4 @@ def fit_by_gradient(
         what=f"fit {prior.name or 'prior'}",
     )
     if result.best_value is None or result.best_value > at_start:
-        prior.load_state_dict(start)
+        prior.load_state_dict(weights)

@@ -149,16 +149,17 @@ class FlowPrior(Prior, ABC):
         """
         rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
         self._choose_active(rows)
-        seen = (
-            rows
-            if self.active is None
-            else CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
-        )
-        self.whitening.set_moments(*exact_moments(seen))
+        self.whitening.set_moments(*exact_moments(self._seen(rows)))
         with isolated_rng(random_state, self.whitening.mean.device):
             self.flow.reset_parameters()
-        self._fit_base(seen, random_state)
-        fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
+        fit_by_gradient(
+            self,
+            rows,
+            max_steps=max_steps,
+            random_state=random_state,
+            progress=progress,
+            start=lambda train: self._fit_base(self._seen(train), random_state),
+        )
         self._check(rows, random_state)
         return self
 
@@ -203,6 +204,12 @@ class FlowPrior(Prior, ABC):
         self._act_on(active, base)
         self.to(like)
         object.__setattr__(self, "_arguments", {**getattr(self, "_arguments", {}), "active": active})
+
+    def _seen(self, rows: CodeRows) -> CodeRows:
+        """Of the rows what the flow acts on."""
+        if self.active is None:
+            return rows
+        return CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
 
     @torch.no_grad()
     def _fit_base(self, seen: CodeRows, random_state: int) -> None:
