@@ -35,7 +35,7 @@ def test_integrates_to_one_given_a_context(name, dim):
     prior = small(name, dim, context_features=2).double()
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.05 * torch.randn_like(parameter))
     edge, n = (14.0, 8001) if dim == 1 else (9.0, 401)
     line = torch.linspace(-edge, edge, n, dtype=torch.float64)
     points = torch.cartesian_prod(*[line] * dim).view(-1, dim)
