@@ -21,8 +21,8 @@ RUNGS = LADDER
 NOTHING = "nothing"
 #: arguments of the rungs that differ from the priors' own defaults
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
-#: flows whose base is a mixture, where one has won something, and its components at most (each costs time)
-ON_A_MIXTURE, MOST_BASE_COMPONENTS = ("realnvp",), 30
+#: flows whose base is a mixture, where one has won something
+ON_A_MIXTURE = ("realnvp",)
 #: rows and draws that find one number, the defensive weight, at most
 MOST_WEIGHT_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
 #: differences below it, in nats per row, are not worth a larger prior
@@ -279,8 +279,7 @@ def _create(name: str, codes: Codes, found: Sequence[Rung]) -> Prior:
     below = next((rung for rung in found if rung.name == "mixture" and rung.weight > 0), None)
     mixture = None if below is None else below.prior.base
     if name in ON_A_MIXTURE and isinstance(mixture, MixturePrior):
-        n_components = min(mixture.n_components, MOST_BASE_COMPONENTS)
-        arguments["base"] = create("mixture", latent_dim=latent_dim, n_components=n_components)
+        arguments["base"] = create("mixture", latent_dim=latent_dim, n_components=mixture.n_components)
     return create(name, latent_dim=latent_dim, **arguments).to(codes.mean)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 
 import torch
@@ -46,26 +45,26 @@ def soft_bound(x: Tensor, bound: float | Tensor) -> Tensor:
     return bound * torch.tanh(x / bound)
 
 
-#: standard deviation of a hidden unit's input at the start, for inputs of unit variance
-SPREAD = 3**0.5
-BS = 3.0
+#: the bound of a hidden layer's weights and biases over torch's own
+BENT = 3.0
 
 
 @torch.no_grad()
 def draw_bent(weight: Tensor | None, bias: Tensor, n_seen: Tensor | None = None) -> None:
-    r"""Draw a layer's weights so that the units behind it start where SiLU bends: w ~ U(-a, a), a = s sqrt(3 / n).
+    r"""Draw a layer's weights and biases from U(-a, a), a = 3 / sqrt(n), such that the units behind it start bent.
 
-    At torch's own scale (s = 1 / sqrt 3, and less in each further layer) SiLU is all but linear, hence so is each
-    network at first: couplings then learn nothing but straight lines for hundreds of steps.
+    Inputs of unit variance then give the units a standard deviation of 1.7 and more. At torch's own a = 1 / sqrt(n) it
+    is 0.6, and less in each further layer, where SiLU is all but linear: couplings then draw nothing but straight lines
+    for hundreds of steps.
 
     Args:
         weight: (A, B), set in place; None where no unit sees anything.
         bias: (A,), set in place.
-        n_seen: (A,), n for each unit; B for all where None.
+        n_seen: (A,), n of each unit; B where None.
     """
     if n_seen is None:
         n_seen = bias.new_full(bias.shape, 0.0 if weight is None else weight.shape[1])
-    bound = n_seen.clamp_min(1).rsqrt()
-    bias.uniform_(-1, 1).mul_(BS * bound)
+    bound = BENT * n_seen.clamp_min(1).rsqrt()
+    bias.uniform_(-1, 1).mul_(bound)
     if weight is not None:
-        weight.uniform_(-1, 1).mul_(SPREAD * 3**0.5 * bound.unsqueeze(-1))
+        weight.uniform_(-1, 1).mul_(bound.unsqueeze(-1))

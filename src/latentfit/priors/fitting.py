@@ -19,6 +19,10 @@ BATCH_SIZES = (128, 512)
 #: passes over the data at most; few rows are learned by heart long before the steps are over
 MAX_EPOCHS = 130
 
+#: rows that a flow visits, whatever there are: with the present start and rate twice as many win 0.1 nat of 19 on
+#: 24,000 codes of 40 dimensions, and a diagnosis fits two flows in a minute
+ROW_VISITS = 400_000
+
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
@@ -44,6 +48,11 @@ def default_max_steps(n_rows: int, dim: int) -> int:
     """2,000 steps for few dimensions up to 4,000 for 40; at most `MAX_EPOCHS` passes, at least 500 steps."""
     wanted = min(4_000, 2_000 + 50 * dim)
     return max(500, min(wanted, MAX_EPOCHS * n_rows // batch_size_for(n_rows)))
+
+
+def steps_within_budget(n_rows: int) -> int:
+    """The steps in which a flow visits `ROW_VISITS` rows; at most `MAX_EPOCHS` passes, at least 500 steps."""
+    return max(500, min(ROW_VISITS, MAX_EPOCHS * n_rows) // batch_size_for(n_rows))
 
 
 def fit_by_gradient(
@@ -81,7 +90,7 @@ def fit_by_gradient(
         parts = [-prior.log_prob(z, held_out.context).mean() for z in fixed]
         return torch.stack(parts).mean().item()
 
-    max_steps = default_max_steps(len(train), prior.event_shape.numel()) if max_steps is None else max_steps
+    max_steps = steps_within_budget(len(train)) if max_steps is None else max_steps
     recipe = Recipe(
         max_steps=max_steps,
         batch_size=batch_size_for(len(train)),
@@ -90,6 +99,7 @@ def fit_by_gradient(
         clip_norm=5.0,
         validate_every=max(1, max_steps // 40),
         patience=10,
+        min_steps=max_steps // 2,  # the first steps shake what a mixture as base has placed
         device=str(like.device),
     )
 

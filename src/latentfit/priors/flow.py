@@ -140,7 +140,7 @@ class FlowPrior(Prior, ABC):
     ) -> Self:
         """Whiten by the exact moments of q(z), start the flow anew, and maximise log p on fresh draws.
 
-        At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
+        At most `max_steps` steps (400,000 rows' worth, see `steps_within_budget`), stopped by held-out rows, the best
         weights kept. Determined by `random_state`.
 
         Warns:
