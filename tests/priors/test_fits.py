@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import torch
 from latentfit import priors
 from latentfit.errors import CapabilityError, InputError
 from latentfit.flows import coupling_flow
+from latentfit.priors import fitting
 from latentfit.priors.em import candidates, features, fit_mixture, salience
-from latentfit.priors.fitting import default_max_steps
+from latentfit.priors.fitting import MAX_EPOCHS, ROW_VISITS, default_max_steps, steps_within_budget
 from latentfit.priors.k_means import k_means
 from latentfit.priors.rows import CodeRows, exact_moments
 
@@ -279,6 +281,42 @@ def test_default_steps_lie_in_their_range():
     assert default_max_steps(50_000, 200) == 4_000
     assert default_max_steps(100, 8) == 500
     assert coupling_flow(2).max_log_scale <= 12
+
+
+def test_a_flow_visits_a_budget_of_rows():
+    """Whatever there are; few rows at most `MAX_EPOCHS` times, and never fewer than 500 steps."""
+    assert steps_within_budget(100_000) == steps_within_budget(10_000) == ROW_VISITS // 512
+    assert steps_within_budget(1_000) == MAX_EPOCHS * 1_000 // 128
+    assert steps_within_budget(50) == 500
+
+
+def test_a_flow_never_ends_below_its_start(monkeypatch):
+    """Where no step was better on held-out rows than the start, the start is kept, mixture and all."""
+    mean, std, z = ring(900, 0)
+
+    def spoil(prior, *_, **__):
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        return SimpleNamespace(best_value=math.inf)
+
+    monkeypatch.setattr(fitting, "minimise", spoil)
+    flow = priors.create("realnvp", latent_dim=2, base=priors.create("mixture", latent_dim=2, n_components=8))
+    flow.fit(mean, std=std, random_state=0)
+    assert held_out(flow, z) > TRUTH - 0.1
+
+
+def test_a_flow_starts_at_the_mixture_that_it_stands_on():
+    """The base is fitted to the codes' own law and carried through whitening and permutation, to rounding."""
+    mean, std, z = ring(900, 0)
+    base = priors.create("mixture", latent_dim=2, n_components=8)
+    flow = priors.create("realnvp", latent_dim=2, transforms=3, base=base)
+    rows = CodeRows(mean, std)
+    flow.whitening.set_moments(*exact_moments(rows))
+    flow._fit_base(rows, random_state=0)
+    alone = priors.create("mixture", latent_dim=2, n_components=8).fit(mean, std=std, random_state=0)
+    with torch.no_grad():
+        torch.testing.assert_close(flow.log_prob(z), alone.log_prob(z), rtol=1e-3, atol=1e-3)
 
 
 def test_what_has_no_parameters_cannot_be_fitted():
