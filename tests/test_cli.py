@@ -110,6 +110,21 @@ def test_a_second_run_does_nothing_twice_and_json_is_alone_on_stdout(place: Path
     assert result["setting"]["max_steps"] == 40
 
 
+def test_a_quick_run_is_evaluated_on_its_own_test_rows_of_the_whole_set(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows it read were drawn from the file; the others of the file may be those it was trained on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(methods, "LADDER", ("learned_gaussian",))
+    monkeypatch.setattr("latentfit.comparison.run.QUICK_ROWS", 100)
+    options = ("--n-seeds", 1, "--max-steps", 30, "--methods", "standard", "--backend", "serial", "--latent-dim", 2)
+    invoke("compare", place / "rows.npy", "--quick", *options, "--out", "run")
+    told = json.loads(invoke("evaluate", "run", place / "rows.npy", "--n-importance-samples", 20, "--json").stdout)
+    assert told["n_rows"] == 20
+    invoke("encode", "run", place / "rows.npy", "-o", "codes.npy")
+    assert len(np.load("codes.npy")) == 150  # to encode is to score nothing
+
+
 def test_sample_encode_evaluate_and_diagnose(place: Path, tmp_path: Path) -> None:
     run, rows = place / "runs" / "rows", place / "rows.npy"
     for name in ("s.npy", "s.npz", "s.csv"):

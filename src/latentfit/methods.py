@@ -16,6 +16,7 @@ from latentfit.data.transforms import Transform
 from latentfit.errors import CapabilityError, InputError
 from latentfit.model.objective import ELBO
 from latentfit.model.schedules import Cyclical, Linear, Schedule, Sigmoid
+from latentfit.model.uncertain import N_DRAWS
 from latentfit.model.vae import VAEModule
 from latentfit.registry import registry
 
@@ -53,6 +54,11 @@ class Method:
     weights: Mapping[str, Any] | None = None
     joint: bool = True
     post_hoc: bool = False
+
+    @property
+    def n_draws(self) -> int:
+        """How many draws of the weights are scored; 1 where they have no distribution."""
+        return 1 if self.weights is None else self.weights.get("args", {}).get("n_members", N_DRAWS)
 
     def kl_weight(self, max_steps: int) -> Schedule:
         """The KL weight's schedule in a run of `max_steps`."""
@@ -96,7 +102,8 @@ METHODS: dict[str, Method] = {
         Method("sylvester", "flow", posterior="sylvester"),
         Method("iaf", "flow", posterior="iaf"),
         Method("realnvp_posterior", "flow", posterior="realnvp_posterior"),
-        Method("bnn", "bayesian_weights", weights={"name": "bnn"}),
+        # cold: at temperature 1 a thousand rows cannot pay for a hundred thousand weights, and the decoder underfits
+        Method("bnn", "bayesian_weights", weights={"name": "bnn", "args": {"temperature": 0.1}}),
         Method("mc_dropout", "bayesian_weights", weights={"name": "mc_dropout"}),
         Method("swag", "bayesian_weights", weights={"name": "swag"}),
         Method("ensemble", "bayesian_weights", weights={"name": "ensemble", "args": {"n_members": 5}}),

@@ -134,6 +134,25 @@ def test_a_retrofit_of_codes_saves_a_prior_that_fits_them(place: Path) -> None:
     assert "Use --fresh" in refused.stderr
 
 
+def test_a_fine_tuned_copy_is_saved_as_a_model(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = lf.VAE(latent_dim=2, max_steps=60, network_args={"hidden": [8]}).fit(np.load("rows.npy"))
+    lf.save(vae, "run")
+    found = Recorder(Found())
+    found.result.finetuned = SimpleNamespace(won=SimpleNamespace(name="fine-tuned"))
+    found.result.model = vae
+    monkeypatch.setattr("latentfit.retrofit", found)
+    told = invoke("retrofit", "run", "--data", "rows.npy", "--finetune", "--out", "better")
+    assert found.options["finetune"] is True
+    assert 'latentfit.load("better")' in told.stderr
+    np.testing.assert_array_equal(lf.load("better").transform(np.load("rows.npy")), vae.transform(np.load("rows.npy")))
+
+
+def test_what_has_no_encoder_or_is_not_ours_is_not_fine_tuned(place: Path) -> None:
+    assert "not codes alone" in invoke("retrofit", "codes.npz", "--finetune", code=2).stderr
+    own = ("--model", "mine.py:vae", "--data", "rows.npy", "--finetune", "--out", "better")
+    assert "fix.model in Python" in invoke("retrofit", *own, code=2).stderr
+
+
 def test_training_codes_are_those_priors_are_fitted_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with np.load("codes.npz") as stored:
         mean, logvar = stored["mean"], stored["logvar"]

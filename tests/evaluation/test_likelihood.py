@@ -167,12 +167,20 @@ def test_nothing_of_the_model_or_the_random_state_changes(exact_vae, truth, rows
     assert all(torch.equal(value, before[key]) for key, value in vae.state_dict().items())
 
 
+def test_progress_ends_with_all_rows_of_all_models(exact_vae, truth, rows):
+    told: list[tuple[str, int, int]] = []
+    models = [exact_vae(truth), exact_vae(truth)]
+    log_likelihood(models, rows, n_importance_samples=20, progress=lambda *step: told.append(step))
+    assert told[-1] == ("log p(x)", 2 * len(rows), 2 * len(rows))
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
 def test_counts_that_make_no_sense_are_refused(exact_vae, truth, rows):
     vae = exact_vae(truth)
     with pytest.raises(InputError, match="n_importance_samples"):
         log_likelihood(vae, rows, n_importance_samples=0)
     with pytest.raises(InputError, match="as many proposals"):
-        log_likelihood([vae, vae], rows, proposal=encoder_proposal(vae))
+        log_likelihood([vae, exact_vae(truth)], rows, proposal=encoder_proposal(vae))
     with pytest.raises(InputError, match="at least 8"):
         fit_proposal(vae, rows[:4])
 

@@ -7,7 +7,6 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from latentfit import priors
-from latentfit.errors import InputError
 from latentfit.priors import components
 
 
@@ -42,19 +41,3 @@ def test_no_component_falls_below_the_floor(covariance):
         prior.log_diagonal.fill_(50.0)
     peak = prior.log_prob(prior.mean[0]).item()
     assert peak < 2 * 7 + 0.5  # two standard deviations of 1e-3: log(1e3) = 6.9 nats each, at most
-
-
-def test_a_moved_mixture_is_the_law_of_the_moved_draws():
-    """log p(A z + b) + log |det A| is what log p(z) was."""
-    prior = disturbed("full")
-    generator = torch.Generator().manual_seed(2)
-    weight = torch.randn(4, 4, generator=generator, dtype=torch.float64)
-    bias = torch.randn(4, generator=generator, dtype=torch.float64)
-    z = torch.randn(50, 4, generator=generator, dtype=torch.float64)
-    with torch.no_grad():
-        before = prior.log_prob(z)
-        prior.move(weight, bias)
-        after = prior.log_prob(z @ weight.T + bias) + torch.linalg.slogdet(weight).logabsdet
-    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
-    with pytest.raises(InputError, match="covariance='full'"):
-        disturbed("diagonal").move(weight, bias)

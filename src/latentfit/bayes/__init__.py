@@ -8,11 +8,11 @@ from torch import nn
 
 from latentfit.bayes.dropout import MCDropout
 from latentfit.bayes.ensemble import Ensemble
-from latentfit.bayes.laplace import Laplace
+from latentfit.bayes.iterates import SWAG
+from latentfit.bayes.langevin import SGLD
+from latentfit.bayes.last_layer import Laplace
 from latentfit.bayes.mean_field import MeanField
 from latentfit.bayes.post_hoc import laplace, sgld, swag
-from latentfit.bayes.sgld import SGLD
-from latentfit.bayes.swag import SWAG
 from latentfit.model.uncertain import N_DRAWS, UncertainNetwork
 from latentfit.registry import registry
 

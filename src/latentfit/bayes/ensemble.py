@@ -47,6 +47,7 @@ class Ensemble(UncertainNetwork):
             for other in others:
                 _restart(other)
         self.others = nn.ModuleList(others)
+        self.n_draws, self.shares_coordinates = n_members, False
 
     @property
     def members(self) -> list[nn.Module]:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from latentfit.bayes.laplace import Covariance, Laplace
-from latentfit.bayes.sgld import SGLD
-from latentfit.bayes.swag import SWAG
+from latentfit.bayes.iterates import SWAG
+from latentfit.bayes.langevin import SGLD
+from latentfit.bayes.last_layer import Covariance, Laplace
 from latentfit.data.batch import Batch
 from latentfit.data.rows import Rows, as_batch
 from latentfit.errors import InputError

@@ -25,6 +25,7 @@ from latentfit.cli.options import (
     Training,
     grouped,
 )
+from latentfit.cli.parts import Parts
 from latentfit.cli.program import app
 from latentfit.errors import InputError
 
@@ -139,7 +140,11 @@ def evaluate(
     module, rows, train, own = comparison_rows(model, folder, load(data, data_dir, labels_key=labels), held_out=True)
     if train_data is not None:
         train = comparison_rows(model, folder, load(train_data, data_dir, labels_key=labels))[1]
-    scored = log_likelihood(module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed)
+    with Parts() as parts:
+        parts("proposal", 0, 0)  # fitted before the first row is scored
+        scored = log_likelihood(
+            module, rows, n_importance_samples=n_importance_samples, X_train=train, random_state=seed, progress=parts
+        )
     terms = elbo_terms(module, rows, random_state=seed)
     units = active_units(encode_rows(module, rows))
     facts: dict[str, Any] = {
@@ -185,6 +190,7 @@ def comparison_rows(
 
     from latentfit.comparison.jobs import load_data
     from latentfit.comparison.plan import fingerprint
+    from latentfit.comparison.run import drawn_for_quick
     from latentfit.data.batch import Batch
 
     check_vae(model, folder)
@@ -197,9 +203,11 @@ def comparison_rows(
         return model, Batch(torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))), None, False
     prepared, rows, _ = load_data(str(run))
     train = prepared.scoring_batch(rows["train"])
-    content = hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
-    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-    if fingerprint([list(x.shape), str(x.dtype), content]) == plan["asked"]["data"]:
+    asked = json.loads((run / "plan.json").read_text(encoding="utf-8"))["asked"]
+    # a quick comparison read a part of the rows: its test rows are the held-out ones of the whole as well
+    read = drawn_for_quick(source, asked["random_state"]).x if asked.get("quick") and held_out else x
+    content = hashlib.sha256(np.ascontiguousarray(read).data).hexdigest()
+    if fingerprint([list(read.shape), str(read.dtype), content]) == asked["data"]:
         chosen = rows["test"] if held_out else torch.arange(len(prepared.x))
         return model, prepared.scoring_batch(chosen), train, True
     try:

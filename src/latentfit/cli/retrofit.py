@@ -1,4 +1,4 @@
-"""`latentfit retrofit`: a better prior for a trained VAE, its weights untouched."""
+"""`latentfit retrofit`: a better prior for a trained VAE, its weights untouched unless asked for."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ def retrofit(
     context: typer.Context,
     asked: Asked,
     shown: Shown,
-    out: Annotated[Path | None, typer.Option(help="folder for the fitted prior")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="replace the prior in the folder")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder for the fitted prior, or the fine-tuned model")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace what the folder holds")] = False,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="then train a copy on under the prior kept: its codes move")
+    ] = False,
     goal: Annotated[
         str, typer.Option(help="likelihood or samples: what decides", callback=one_of("likelihood", "samples"))
     ] = "likelihood",
     max_minutes: Annotated[float | None, typer.Option(help="of all fits together")] = None,
 ) -> None:
-    """Fit a better prior to a trained VAE's codes; no weight is touched."""
+    """Fit a better prior to a trained VAE's codes; no weight is touched, but for --finetune, a copy's."""
     asked.check("retrofit")
     shown.check()
     if max_minutes is not None and not (math.isfinite(max_minutes) and max_minutes > 0):
@@ -40,6 +43,13 @@ def retrofit(
     codes = asked.codes()
     if codes is not None and goal == "samples":
         raise InputError("--goal samples needs a decoder, not codes alone: give RUN or --model.")
+    if codes is not None and finetune:
+        raise InputError("--finetune trains encoder and decoder, not codes alone: give RUN or --model.")
+    if finetune and out is not None and asked.model is not None:
+        raise InputError(
+            "--finetune with --out saves models that Latentfit trained; of your own the copy is fix.model in Python: "
+            "fix = latentfit.retrofit(model, X, finetune=True)."
+        )
     from latentfit.cli import subject
 
     if codes is not None:
@@ -68,12 +78,18 @@ def retrofit(
             goal=goal,
             priors=DEPTHS["quick" if shown.quick else shown.depth],
             max_minutes=max_minutes,
+            finetune=finetune,
             random_state=shown.seed,
             lang=shown.lang,
             progress=parts,
         )
     shown.tell(fix, context.obj, given.built_in)
     if out is None:
+        return
+    if finetune and fix.finetuned.won.name == "fine-tuned":
+        save(fix.model, out, overwrite=fresh)
+        note(f"Model       {out.as_posix()}/")
+        note(f'Python      latentfit.load("{out.as_posix()}").sample(100)')
         return
     if not fix.changed:
         note("Prior       the old one fits: nothing was kept, so nothing is saved")

@@ -106,6 +106,7 @@ def _row(
         correction=found.mean(key, f"{split}_correction"),
         command=f"{facts['command']} --methods {method}",
         prior=found.model(key).prior.name,
+        n_draws=own.get("n_draws", 1),
     )
 
 

@@ -183,6 +183,7 @@ def _train(run_dir: str, job: Job, folder: Path) -> dict[str, Any]:
         "history": result.history,
         "n_parameters": sum(p.numel() for p in vae.parameters()) + vae.prior.n_stored,
         "network_calls": vae.prior.network_calls,
+        "n_draws": vae.n_draws,
     }
     proposal = propose(vae, data, rows, job)
     return {job.method: facts | score(vae, proposal, data, rows, job, folder, job.method)}

@@ -174,7 +174,8 @@ class Plan:
     def _job_seconds(self, job: Job, max_steps: int) -> float:
         scoring = self.n_scored * SCORED_PASSES / (STEP_PASSES * self.settings["recipe"]["batch_size"])
         if job.kind == "joint":
-            return self.step_seconds.get(job.method, 0.0) * (max_steps + scoring)
+            drawn = methods.get(job.method).n_draws * scoring
+            return self.step_seconds.get(job.method, 0.0) * (max_steps + drawn)
         # the fits are short beside the scoring
         standard = self.step_seconds.get("standard", 0.0)
         return sum(self.step_seconds.get(rung, standard) for rung in self.rungs) * scoring

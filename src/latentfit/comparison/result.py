@@ -42,6 +42,7 @@ class Row:
             for that, whose chains failed.
         n_annealed: rows annealed because importance weights failed; correction: nats by which that moved log p(x).
         prior: the name of p(z); a method may leave N(0, I), "standard", where it is.
+        n_draws: ordinary VAEs that stand for a distribution over the weights; 1 where there is none.
         command: the command that reproduces the row.
     """
 
@@ -66,6 +67,7 @@ class Row:
     note: str = ""
     command: str = ""
     prior: str = ""
+    n_draws: int = 1
 
     @property
     def keeps_prior(self) -> bool:

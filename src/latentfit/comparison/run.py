@@ -118,7 +118,7 @@ def compare(
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     chosen = _options(options)
     source = _source(X, data_dir, labels, groups)
-    source = _quick(source, chosen) if chosen.quick else source
+    source = drawn_for_quick(source, chosen.random_state) if chosen.quick else source
     splits = split_rows(
         len(source.x),
         groups=source.groups,
@@ -207,12 +207,12 @@ def _source(X: Any, data_dir: str | Path | None, labels: Any, groups: Any) -> So
     return dataclasses.replace(source, **changed)
 
 
-def _quick(source: Source, options: Options) -> Source:
+def drawn_for_quick(source: Source, random_state: int) -> Source:
     """At most `QUICK_ROWS` rows, drawn once with the seed; the set's own test rows keep their share."""
     n = len(source.x)
     if n <= QUICK_ROWS:
         return source
-    rows = np.sort(np.random.default_rng(options.random_state).choice(n, QUICK_ROWS, replace=False))
+    rows = np.sort(np.random.default_rng(random_state).choice(n, QUICK_ROWS, replace=False))
 
     def pick(values: Any) -> Any:
         return None if values is None else np.asarray(values)[rows]

@@ -42,7 +42,7 @@ SENTENCES: dict[str, str] = {
     "method.bnn": "a decoder whose weights have a posterior",
     "method.mc_dropout": "a decoder averaged over dropout masks",
     "method.swag": "a Gaussian over the weights along the training path",
-    "method.ensemble": "several VAEs, averaged",
+    "method.ensemble": "several decoders around one encoder, averaged",
     "method.sgld": "weights sampled by Langevin dynamics",
     "method.beta": "N(0, I) with another weight of the KL",
     "method.annealed": "N(0, I) with a longer warm-up of the KL",

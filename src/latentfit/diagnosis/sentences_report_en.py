@@ -53,6 +53,7 @@ SENTENCES: dict[str, str] = {
     "report.table.caption": "Selection {units}, N(0, I) at 0; ± one standard error. Click a heading to sort.",
     "report.table.foot": "* own-encoder Fréchet distance, lower is better, comparable within one table only; reconstructions: {floor}. log p(x) in nats per {unit}: {measure}.",
     "report.table.bound": "lower bound",
+    "report.table.draws": "mixture of {n} draws of the weights",
     "report.table.unreliable": "! {share:.0%}",
     "report.table.annealed": "a {nats:+.2f}",
     "report.table.knn.foot": "15-NN: share of these {units} whose label the 15 nearest training codes name.",

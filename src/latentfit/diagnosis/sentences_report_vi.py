@@ -53,6 +53,7 @@ SENTENCES: dict[str, str] = {
     "report.table.caption": "Tập {units} lựa chọn, N(0, I) ở mức 0; ± một sai số chuẩn. Bấm tên cột để sắp xếp.",
     "report.table.foot": "* khoảng cách Fréchet theo chính bộ mã hoá, càng thấp càng tốt, chỉ so được trong cùng một bảng; bản tái tạo: {floor}. log p(x) tính bằng nat mỗi {unit}: {measure}.",
     "report.table.bound": "cận dưới",
+    "report.table.draws": "trộn {n} lần rút trọng số (weights)",
     "report.table.unreliable": "! {share:.0%}",
     "report.table.annealed": "a {nats:+.2f}",
     "report.table.knn.foot": "15-NN: tỉ lệ {units} được 15 mã gần nhất của tập huấn luyện gọi đúng nhãn.",

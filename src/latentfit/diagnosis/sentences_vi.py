@@ -42,7 +42,7 @@ SENTENCES: dict[str, str] = {
     "method.bnn": "bộ giải mã có hậu nghiệm trên trọng số",
     "method.mc_dropout": "bộ giải mã lấy trung bình qua các mặt nạ dropout",
     "method.swag": "phân phối Gauss trên trọng số dọc đường huấn luyện",
-    "method.ensemble": "trung bình của nhiều VAE",
+    "method.ensemble": "trung bình của nhiều bộ giải mã quanh một bộ mã hoá",
     "method.sgld": "trọng số lấy mẫu bằng động lực học Langevin",
     "method.beta": "N(0, I) với trọng số KL khác",
     "method.annealed": "N(0, I) với giai đoạn tăng dần trọng số KL dài hơn",

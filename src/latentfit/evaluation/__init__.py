@@ -43,6 +43,7 @@ from latentfit.evaluation.guards import (
 from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.evaluation.ladder import Ladder, Rung, climb, cross_fit
 from latentfit.evaluation.likelihood import LogLikelihood, log_likelihood
+from latentfit.evaluation.ood import OODScores, score_ood
 from latentfit.evaluation.proposal import Proposal, encoder_proposal, fit_proposal
 from latentfit.evaluation.psis import pareto_k
 from latentfit.evaluation.samples import (
@@ -54,6 +55,12 @@ from latentfit.evaluation.samples import (
 )
 from latentfit.evaluation.terms import ELBOTerms, elbo_terms, inference_gap
 from latentfit.evaluation.two_phase import TwoPhase, annealed_where_needed
+from latentfit.evaluation.uncertainty import (
+    LatentDistribution,
+    LatentInvariants,
+    latent_distribution,
+    latent_invariants,
+)
 
 __all__ = [
     "AIS",
@@ -70,8 +77,11 @@ __all__ = [
     "Holes",
     "InverseError",
     "Ladder",
+    "LatentDistribution",
+    "LatentInvariants",
     "LogLikelihood",
     "Memorisation",
+    "OODScores",
     "PlugIn",
     "Proposal",
     "Rung",
@@ -107,6 +117,8 @@ __all__ = [
     "intrinsic_dimension",
     "inverse_error",
     "knn_accuracy",
+    "latent_distribution",
+    "latent_invariants",
     "log_likelihood",
     "memorisation",
     "mmd2",
@@ -120,6 +132,7 @@ __all__ = [
     "prior_gap_per_row",
     "prior_holes",
     "sample_quality",
+    "score_ood",
     "sliced_wasserstein",
     "uncovered",
 ]

@@ -103,7 +103,7 @@ def escalate(
     reused: the last run is the one reported.
 
     Args:
-        models: one VAE, or several to be compared.
+        models: one VAE, or several to be compared; of a distribution over weights, its centre.
         X: (N, *data_shape).
         proposal: from `fit_proposal`, one for each model.
         X_train: rows to fit the proposals on, where none is given.
@@ -126,7 +126,7 @@ def escalate(
     Warns:
         ReliabilityWarning: where the gate failed and annealing was not possible.
     """
-    models = as_models(models)
+    models = [model.centre() for model in as_models(models)]
     automatic = n_importance_samples == "auto"
     if not automatic and not (isinstance(n_importance_samples, int) and n_importance_samples >= 1):
         raise InputError(f"n_importance_samples is a positive number or 'auto', got {n_importance_samples!r}.")

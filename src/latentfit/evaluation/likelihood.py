@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.local import PAIRS, REFINEMENT_STREAM, Refinement
 from latentfit.evaluation.proposal import Frame, Proposal, encoder_proposal, fit_proposal, log_joint
 from latentfit.evaluation.psis import RELIABLE_K, pareto_k
-from latentfit.evaluation.rows import RowNoise, as_models, blocks, decoder_rows, evaluation_rows, frozen, to_numpy
+from latentfit.evaluation.rows import RowNoise, blocks, decoder_rows, drawn_models, evaluation_rows, frozen, to_numpy
 from latentfit.model.contracts import RANKABLE
 from latentfit.model.vae import VAEModule
 
@@ -75,6 +75,7 @@ def log_likelihood(
     batch_size: int | None = None,
     refinement_steps: int = 100,
     frames: Sequence[Frame] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> LogLikelihood:
     r"""log p(x) per row by importance sampling from the evaluation proposal e(z given x).
 
@@ -82,13 +83,16 @@ def log_likelihood(
 
     A lower bound in expectation, exact as S grows (Burda et al. 2016, arXiv 1509.00519). The same
     `random_state` gives the same noise to the same row whichever model is scored, so differences between
-    models of one latent dimension are paired. Several models are combined as the mixture 1/M sum_m p_m(x).
+    models of one latent dimension are paired. Several models are combined as the mixture 1/M sum_m p_m(x). A VAE with a
+    distribution over its weights is scored by its draws, combined likewise: p(x) = E_w[p(x given w)], whose logarithm
+    is too low by about half the relative variance of p(x given w) over M. Every draw gets S importance samples and its
+    own refinement of the rows' proposals.
 
     Args:
-        vae: a VAE, or several.
+        vae: a VAE, or several; of a distribution over weights, `vae.n_draws` seeded draws.
         X: (N, *data_shape), rows to score.
         n_importance_samples: S, draws per row and model; honoured exactly.
-        proposal: from `fit_proposal`, one for each model.
+        proposal: from `fit_proposal`, one for each model, or one for all that share an encoder: each refines it.
         X_train: rows to fit the proposal on, where none is given; with neither, the encoder itself with a
             widened defensive component serves.
         groups: (N,) labels of related rows, for a cluster-robust error of the mean.
@@ -98,6 +102,7 @@ def log_likelihood(
             costs about a dozen draws); 0 leaves the shared one, which fails on rows the encoder has not seen where it
             overfits.
         frames: from `refined_rows`, one for each model, where the rows' own proposals are known already.
+        progress: called with ("log p(x)", rows done, rows), of all models together.
 
     Returns:
         The values, their errors, and effective sample size, Pareto-k and k-doubling.
@@ -109,7 +114,7 @@ def log_likelihood(
     Warns:
         ReliabilityWarning: where more than 1 % of the rows have a Pareto-k above 0.7.
     """
-    models = as_models(vae)
+    models = drawn_models(vae, random_state)
     if n_importance_samples < 1:
         raise InputError(f"n_importance_samples must be at least 1, got {n_importance_samples}.")
     if batch_size is not None and batch_size < 1:
@@ -120,11 +125,31 @@ def log_likelihood(
     known: Sequence[Frame | None] = [None] * len(models) if frames is None else frames
     if len(known) != len(models):
         raise InputError(f"log_likelihood: {len(models)} models need as many frames, got {len(known)}.")
+    batch = evaluation_rows(X, models[0])
+
+    def of_model(stream: int) -> Callable[[int], None]:
+        def told(done: int) -> None:
+            if progress is not None:
+                progress("log p(x)", stream * len(batch) + done, len(models) * len(batch))
+
+        return told
+
     log_w = [
-        _log_weights(model, X, e, n_importance_samples, random_state, stream, batch_size, refinement_steps, frame)
+        _log_weights(
+            model,
+            X,
+            e,
+            n_importance_samples,
+            random_state,
+            stream,
+            batch_size,
+            refinement_steps,
+            frame,
+            of_model(stream),
+        )
         for stream, (model, e, frame) in enumerate(zip(models, proposals, known, strict=True))
     ]
-    weights = evaluation_rows(X, models[0]).weight
+    weights = batch.weight
     result = _summary(log_w, n_importance_samples, None if weights is None else to_numpy(weights), groups)
     if result.unreliable > UNRELIABLE_SHARE:
         remedy = "take more importance samples" + ("" if X_train is not None or proposal else " or give X_train=")
@@ -201,6 +226,8 @@ def _proposals(
             return [encoder_proposal(model) for model in models]
         return [fit_proposal(model, X_train, random_state=random_state) for model in models]
     proposals = [given] if isinstance(given, Proposal) else list(given)
+    if len(proposals) == 1 and all(model.encoder is models[0].encoder for model in models):
+        proposals *= len(models)
     if len(proposals) != len(models):
         raise InputError(f"log_likelihood: {len(models)} models need as many proposals, got {len(proposals)}.")
     return proposals
@@ -216,6 +243,7 @@ def _log_weights(
     batch_size: int | None,
     refinement_steps: int,
     known: Frame | None,
+    told: Callable[[int], None],
 ) -> list[Tensor]:
     """log p(x, z) - log e(z given x) of blocks of rows: each (n, R), float64.
 
@@ -244,4 +272,5 @@ def _log_weights(
                     log_w = log_p.double() - log_e.double()
                     # a draw where p(x, z) is 0 or overflowed carries no weight
                     result.append(torch.where(log_w.isnan(), -math.inf, log_w).cpu())
+            told(chunk.stop)
     return result

@@ -61,6 +61,18 @@ def as_models(vae: VAEModule | Sequence[VAEModule]) -> list[VAEModule]:
     return models
 
 
+def drawn_models(vae: VAEModule | Sequence[VAEModule], random_state: int) -> list[VAEModule]:
+    """One VAE or several as ordinary ones: of a distribution over weights, its `n_draws` seeded draws."""
+    found: list[VAEModule] = []
+    for model in as_models(vae):
+        if model.uncertain:
+            generator = torch.Generator(device=model.device).manual_seed(random_state)
+            found += model.draws(model.n_draws, generator)
+        else:
+            found.append(model)
+    return found
+
+
 class RowNoise:
     """Standard normal noise of which every row has its own, whatever the model, blocks and other rows.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.likelihood import LogLikelihood
-from latentfit.evaluation.rows import blocks, decoder_rows, evaluation_rows, frozen, to_numpy
+from latentfit.evaluation.rows import blocks, decoder_rows, drawn_models, evaluation_rows, frozen, to_numpy
 from latentfit.model.vae import VAEModule
 
 
@@ -34,11 +36,14 @@ class ELBOTerms:
     analytic_kl: bool
 
 
-def elbo_terms(vae: VAEModule, X: Any, *, n_draws: int = 10, groups: Any = None, random_state: int = 0) -> ELBOTerms:
+def elbo_terms(
+    vae: VAEModule | Sequence[VAEModule], X: Any, *, n_draws: int = 10, groups: Any = None, random_state: int = 0
+) -> ELBOTerms:
     """The ELBO's terms on rows X (N, *data_shape), averaged over `n_draws` draws of z per row.
 
     The KL is in closed form where the posterior and the prior have one, else the mean of log q(z given x) -
-    log p(z) over the same draws.
+    log p(z) over the same draws. Of several VAEs, or the draws of a distribution over weights, the mean of their
+    bounds, itself a bound of log p(x).
 
     Raises:
         CapabilityError: a prior without a density.
@@ -46,10 +51,34 @@ def elbo_terms(vae: VAEModule, X: Any, *, n_draws: int = 10, groups: Any = None,
     """
     if n_draws < 1:
         raise InputError(f"n_draws must be at least 1, got {n_draws}.")
-    if vae.prior.density in ("none", "approximate"):
-        name = vae.prior.name or type(vae.prior).__name__
-        raise CapabilityError(f"The ELBO needs p(z); the density of the prior {name!r} is {vae.prior.density!r}.")
-    batch = evaluation_rows(X, vae)
+    models = drawn_models(vae, random_state)
+    for model in models:
+        if model.prior.density in ("none", "approximate"):
+            name = model.prior.name or type(model.prior).__name__
+            raise CapabilityError(f"The ELBO needs p(z); the density of the prior {name!r} is {model.prior.density!r}.")
+    batch = evaluation_rows(X, models[0])
+    found = [_per_row(model, batch, n_draws, random_state) for model in models]
+    log_p_rows = np.mean([log_p for log_p, _, _ in found], 0)
+    kl_rows = np.mean([kl for _, kl, _ in found], 0)
+    elbo_rows = log_p_rows - kl_rows
+    weights = None if batch.weight is None else to_numpy(batch.weight)
+
+    def estimate(values: np.ndarray) -> Estimate:
+        return Estimate.of(values, weights=weights, groups=groups)
+
+    return ELBOTerms(
+        log_likelihood=estimate(log_p_rows),
+        kl=estimate(kl_rows),
+        elbo=estimate(elbo_rows),
+        log_likelihood_per_row=log_p_rows,
+        kl_per_row=kl_rows,
+        elbo_per_row=elbo_rows,
+        analytic_kl=all(analytic for _, _, analytic in found),
+    )
+
+
+def _per_row(vae: VAEModule, batch: Batch, n_draws: int, random_state: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """E_q[log p(x|z)] (N,), KL (N,), and whether the KL is in closed form."""
     budget = decoder_rows(batch)
     generator = torch.Generator(device=vae.device).manual_seed(random_state)
     reconstruction, divergence, analytic = [], [], True
@@ -68,22 +97,7 @@ def elbo_terms(vae: VAEModule, X: Any, *, n_draws: int = 10, groups: Any = None,
             reconstruction.append(torch.cat(log_p).mean(0))
             divergence.append(torch.cat(kl).mean(0) if closed is None else closed.double())
             analytic = analytic and closed is not None
-    log_p_rows, kl_rows = to_numpy(torch.cat(reconstruction)), to_numpy(torch.cat(divergence))
-    elbo_rows = log_p_rows - kl_rows
-    weights = None if batch.weight is None else to_numpy(batch.weight)
-
-    def estimate(values: np.ndarray) -> Estimate:
-        return Estimate.of(values, weights=weights, groups=groups)
-
-    return ELBOTerms(
-        log_likelihood=estimate(log_p_rows),
-        kl=estimate(kl_rows),
-        elbo=estimate(elbo_rows),
-        log_likelihood_per_row=log_p_rows,
-        kl_per_row=kl_rows,
-        elbo_per_row=elbo_rows,
-        analytic_kl=analytic,
-    )
+    return to_numpy(torch.cat(reconstruction)), to_numpy(torch.cat(divergence)), analytic
 
 
 def inference_gap(log_likelihood: LogLikelihood, terms: ELBOTerms, *, groups: Any = None) -> Estimate:

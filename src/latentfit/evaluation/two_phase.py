@@ -70,9 +70,10 @@ def annealed_where_needed(
         random_state: seed.
 
     Returns:
-        `scored` unchanged where `gate_fails` says that its weights hold, or where the prior's density is not exact.
+        `scored` unchanged where `gate_fails` says that its weights hold, where the prior's density is not exact, and
+        where several models were combined.
     """
-    if not gate_fails(scored) or vae.prior.density != "exact":
+    if not gate_fails(scored) or vae.prior.density != "exact" or scored.n_models > 1:
         return TwoPhase(scored.values, scored.unreliable)
     batch = evaluation_rows(X, vae)
     chosen = np.random.default_rng(random_state).permutation(len(batch))[:n_rows]

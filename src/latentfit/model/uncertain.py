@@ -35,6 +35,11 @@ class UncertainNetwork(Component, nn.Module, ABC):
         network: whose weights are uncertain; a user's own module too.
     """
 
+    #: how many draws stand for the distribution; all there are, where they are finite
+    n_draws: int = N_DRAWS
+    #: whether draws as an encoder share the coordinates of z
+    shares_coordinates: bool = True
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

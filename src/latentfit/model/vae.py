@@ -13,7 +13,7 @@ from latentfit.data.batch import Batch
 from latentfit.data.transforms import Transform
 from latentfit.errors import InputError
 from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior, Shape
-from latentfit.model.uncertain import N_DRAWS, UncertainNetwork
+from latentfit.model.uncertain import UncertainNetwork
 from latentfit.registry import Component, registry
 
 
@@ -153,10 +153,10 @@ class VAEModule(Component, nn.Module):
     ) -> Tensor:
         """Draws of x: z ~ p(z), then p(x given z), or its mean where `observation_noise` is False: (n, *data_shape).
 
-        Where the decoder's weights have a distribution, they are drawn too, at most `N_DRAWS` times.
+        Where the decoder's weights have a distribution, they are drawn too, at most `n_draws` times.
         """
         if isinstance(self.decoder, UncertainNetwork):
-            models = list(self.draws(min(n, N_DRAWS), generator))
+            models = list(self.draws(min(n, self.n_draws), generator))
             sizes = [len(part) for part in torch.arange(n).tensor_split(len(models))] if models else []
             contexts = [None] * len(models) if context is None else context.split(sizes)
             parts = [
@@ -177,6 +177,16 @@ class VAEModule(Component, nn.Module):
         drawn = {name: network.draws(n, generator) for name, network in self._uncertain().items()}
         for _ in range(n):
             yield self.with_parts(**{name: next(networks) for name, networks in drawn.items()}) if drawn else self
+
+    @property
+    def n_draws(self) -> int:
+        """How many draws stand for the distribution over the weights; 1 where there is none."""
+        return max((network.n_draws for network in self.uncertain), default=1)
+
+    def centre(self) -> VAEModule:
+        """The ordinary VAE at the centre of the distribution over the weights, itself where there is none."""
+        parts = {name: network.network for name, network in self._uncertain().items()}
+        return self.with_parts(**parts) if parts else self
 
     def with_parts(self, **parts: nn.Module) -> VAEModule:
         """The same VAE with other parts by name, sharing the rest; the original is not touched."""

@@ -138,38 +138,15 @@ class MixturePrior(Prior):
         if self.automatic:
             arguments = {**getattr(self, "_arguments", {}), "n_components": self.n_components}
             object.__setattr__(self, "_arguments", arguments)
-        self.logits.copy_(found.log_weight)
-        self._set(found.mean, found.factor)
-        return self
-
-    @torch.no_grad()
-    def move(self, weight: Tensor, bias: Tensor) -> None:
-        """Become the law of A z + b, z being drawn from what this was: A m_k + b and A C_k A^T for every component.
-
-        Args:
-            weight: A (D, D), invertible.
-            bias: b (D,).
-
-        Raises:
-            InputError: diagonal covariances, which A would not leave diagonal.
-        """
-        if self.covariance == "diagonal":
-            raise InputError("A mixture with diagonal covariances cannot be moved: covariance='full' can.")
-        precise = weight.cpu().double()  # some accelerators have no float64
-        # W^{-1} (K, D, D): a root of the covariance
-        root = precise @ torch.linalg.inv(self._factor().cpu().double())
-        factor = torch.linalg.inv(torch.linalg.cholesky(root @ root.mT))
-        self._set(self.mean.cpu().double() @ precise.T + bias.cpu(), factor)
-
-    def _set(self, mean: Tensor, factor: Tensor) -> None:
-        """m_k (K, D) and W_k, (K, D, D) or its diagonal (K, D)."""
-        diagonal = factor if self.covariance == "diagonal" else factor.diagonal(dim1=-2, dim2=-1)
+        diagonal = found.factor if self.covariance == "diagonal" else found.factor.diagonal(dim1=-2, dim2=-1)
         # a latent on a small scale (a weak KL) must not be stopped by the floor meant for joint training
         self.min_std.fill_(min(1e-3, 0.1 / diagonal.max().item()))
-        self.mean.copy_(mean)
+        self.logits.copy_(found.log_weight)
+        self.mean.copy_(found.mean)
         self.log_diagonal.copy_(diagonal.log())
         if self.covariance == "full":
-            self.lower.copy_(factor.flatten(1)[:, lower_index(mean.shape[1])])
+            self.lower.copy_(found.factor.flatten(1)[:, lower_index(rows.mean.shape[1])])
+        return self
 
     def _factor(self) -> Tensor:
         """W_k (K, D, D), or its diagonal (K, D)."""

@@ -26,7 +26,7 @@ def table(view: ComparisonView) -> dict[str, Any]:
     names = ["method", "fitted", "gain", "log_px", "kl", "units", "samples", *(["knn"] * knn)]
     names += ["fit_s", "sample_ms", "parameters"]
     names += ["bound"] * any(r.is_bound for r in c.rows)
-    names += ["note"] * any(r.note or r.n_annealed or r.reliability > GATE_SHARE for r in c.rows)
+    names += ["note"] * any(r.note or r.n_draws > 1 or r.n_annealed or r.reliability > GATE_SHARE for r in c.rows)
     foot = t(
         "report.table.foot", floor=short(c.reconstruction_floor), measure=clause(c.setting.base_measure, view.lang)
     )
@@ -50,6 +50,8 @@ def table(view: ComparisonView) -> dict[str, Any]:
 
 def _cells(view: ComparisonView, row: Row, names: list[str]) -> dict[str, Any]:
     notes = [row.note] if row.note else []
+    if row.n_draws > 1:
+        notes.append(view.t("report.table.draws", n=row.n_draws))
     if row.n_annealed:
         notes.append(view.t("report.table.annealed", nats=row.correction))
     if row.reliability > GATE_SHARE:

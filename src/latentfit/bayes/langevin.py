@@ -41,6 +41,8 @@ class SGLD(UncertainNetwork):
             above a tenth.
         burn_in, thinning: steps; None: four and one relaxation times, 2 / e.
         prior_scale: s; None: the root mean square of each trained tensor.
+        temperature: T; the target is the posterior to the power 1 / T. 1 is Bayes, below it the posterior is cold (see
+            `MeanField`).
 
     Raises:
         InputError: a number that cannot be used.
@@ -57,6 +59,7 @@ class SGLD(UncertainNetwork):
         burn_in: int | None = None,
         thinning: int | None = None,
         prior_scale: float | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__(network)
         for name, value in (
@@ -64,6 +67,7 @@ class SGLD(UncertainNetwork):
             ("step_size", step_size),
             ("thinning", thinning),
             ("prior_scale", prior_scale),
+            ("temperature", temperature),
         ):
             if value is not None and not value > 0:
                 raise InputError(f"SGLD: {name} must be positive, got {value!r}.")
@@ -71,6 +75,7 @@ class SGLD(UncertainNetwork):
             raise InputError(f"SGLD: a step_size of {step_size} diverges; it is in posterior variances, below 1.")
         self.n_draws, self.step_size = n_draws, step_size
         self.burn_in, self.thinning, self.prior_scale = burn_in, thinning, prior_scale
+        self.temperature = temperature
         kept = [copy.deepcopy(network) for _ in range(n_draws)]
         self.kept = nn.ModuleList(kept).requires_grad_(False)
 
@@ -114,7 +119,7 @@ class SGLD(UncertainNetwork):
                 for _ in range(N_CHUNKS):
                     for square, g in zip(squares, chunks(), strict=True):
                         square += min(CHUNK, len(rows)) * g.square() / N_CHUNKS
-                walk = langevin(parameters, gradient(batch_size), squares, scales, len(rows), e)
+                walk = langevin(parameters, gradient(batch_size), squares, scales, len(rows), e, self.temperature)
                 for _ in range(burn_in):
                     next(walk)
                 for kept in self.kept:
@@ -134,6 +139,7 @@ def langevin(
     prior_scales: Sequence[float],
     n_rows: int,
     step_size: float,
+    temperature: float = 1.0,
 ) -> Iterator[None]:
     """Walk for ever, changing `parameters` in place; one step for each `next`. See `SGLD`.
 
@@ -144,13 +150,18 @@ def langevin(
         prior_scales: s of each parameter.
         n_rows: N.
         step_size: e.
+        temperature: T, of the injected noise.
     """
     precisions = [s**-2 for s in prior_scales]
     scales = [1 / (n_rows * f + q) for f, q in zip(squares, precisions, strict=True)]  # G
+    # what does not change is multiplied out once, and the noise has a place of its own: a step is three passes
+    slopes = [-0.5 * step_size * n_rows * g for g in scales]
+    shrink = [1 - 0.5 * step_size * q * g for g, q in zip(scales, precisions, strict=True)]
+    spread = [(step_size * temperature * g).sqrt() for g in scales]
+    noise = [torch.empty_like(p) for p in parameters]
     while True:
         gradients = gradient()
         with torch.no_grad():
-            for p, g, scale, q in zip(parameters, gradients, scales, precisions, strict=True):
-                drift = torch.add(n_rows * g, p, alpha=q).mul_(scale)
-                p.sub_(drift, alpha=0.5 * step_size).addcmul_((step_size * scale).sqrt(), torch.randn_like(p))
+            for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+                p.mul_(shrink[i]).addcmul_(slopes[i], g).addcmul_(spread[i], noise[i].normal_())
         yield

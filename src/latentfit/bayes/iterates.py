@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -84,11 +84,12 @@ class SWAG(UncertainNetwork):
             ema_decay=0.0,
             patience=None,
         )
-        moments = _Moments(_flat(self.network), self.rank)
+        weights = list(weights_of(self.network).values())
+        moments = Moments(_flat(self.network), self.rank)
 
         def collecting(batch: Batch, step: int) -> Mapping[str, Tensor]:
             if step % self.every == 0 and step > 0:
-                moments.add(_flat(self.network))
+                moments.add(weights)
             return loss(batch)
 
         modes = {m: m.training for m in model.modules()}
@@ -105,7 +106,7 @@ class SWAG(UncertainNetwork):
                 p.requires_grad_(True)
             for m, mode in modes.items():
                 m.training = mode
-        moments.add(_flat(self.network))
+        moments.add(weights)
         with torch.no_grad():
             for name, value in _unflat(self.network, moments.mean).items():
                 dict(self.network.named_parameters())[name].copy_(value)
@@ -114,24 +115,28 @@ class SWAG(UncertainNetwork):
             self.n_collected.fill_(moments.n)
 
 
-class _Moments:
-    """Running mean and variance of iterates, and the last few of them less the mean of their time."""
+class Moments:
+    """Running mean and variance of iterates (P,), and the last few of them less the mean of their time."""
 
     def __init__(self, like: Tensor, rank: int) -> None:
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
         self.deviations = like.new_zeros(rank, len(like))
         self.n = 0
+        self._before = torch.empty_like(like)
 
     @property
     def variance(self) -> Tensor:
+        """(P,), without bias."""
         return self.square / max(1, self.n - 1)
 
-    def add(self, w: Tensor) -> None:
-        before = w - self.mean
-        self.mean += before / (self.n + 1)
-        after = w - self.mean
-        self.square += before * after  # Welford: no difference of large squares
-        self.deviations[self.n % len(self.deviations)] = after
+    def add(self, weights: Sequence[Tensor]) -> None:
+        """Count an iterate, given as its parts."""
+        after = self.deviations[self.n % len(self.deviations)]
+        torch.cat([w.detach().flatten() for w in weights], out=after)
+        torch.sub(after, self.mean, out=self._before)
+        self.mean.add_(self._before, alpha=1 / (self.n + 1))
+        after.sub_(self.mean)
+        self.square.addcmul_(self._before, after)  # Welford: no difference of large squares
         self.n += 1
 
 

@@ -1,0 +1,158 @@
+"""What draws of the weights say, against linear-Gaussian VAEs whose every quantity is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from latentfit import bayes
+from latentfit.data.synthetic import LinearGaussian
+from latentfit.errors import CapabilityError, InputError
+from latentfit.evaluation import OODScores, latent_distribution, latent_invariants, log_likelihood, score_ood
+
+
+@pytest.fixture(scope="module")
+def truths():
+    """Three linear-Gaussian models whose loadings differ a little: draws of the decoder's weights."""
+    base = LinearGaussian(data_dim=5, latent_dim=2)
+    g = torch.Generator().manual_seed(4)
+    others = []
+    for _ in range(2):
+        other = LinearGaussian(data_dim=5, latent_dim=2)
+        other.weight = base.weight + 0.1 * torch.randn(base.weight.shape, generator=g, dtype=base.weight.dtype)
+        others.append(other)
+    return [base, *others]
+
+
+@pytest.fixture(scope="module")
+def models(exact_vae, truths):
+    """VAEs of these truths around the first one's encoder."""
+    first = exact_vae(truths[0])
+    return [first, *(first.with_parts(decoder=exact_vae(truth).decoder) for truth in truths[1:])]
+
+
+@pytest.fixture(scope="module")
+def rows(truths):
+    return truths[0].sample(30, random_state=1)[0]
+
+
+def posterior(truth, rows):
+    """Mean (N, D) and covariance (D, D) of the exact p(z given x)."""
+    covariance = torch.linalg.inv(truth.weight.T @ truth.weight / truth.noise**2 + torch.eye(2).to(truth.weight))
+    return (rows - truth.bias) @ truth.weight @ covariance.T / truth.noise**2, covariance
+
+
+def log_p(truth, rows):
+    covariance = truth.weight @ truth.weight.T + truth.noise**2 * torch.eye(5).to(truth.weight)
+    return torch.distributions.MultivariateNormal(truth.bias, covariance).log_prob(rows).numpy()
+
+
+def test_several_models_are_their_mixture(models, truths, rows):
+    got = log_likelihood(models, rows, n_importance_samples=500, random_state=0)
+    exact = np.logaddexp.reduce([log_p(t, rows) for t in truths], 0) - math.log(3)
+    np.testing.assert_allclose(got.values, exact, atol=0.02)
+
+
+def test_the_variance_falls_into_its_two_parts(models, truths, rows):
+    got = latent_distribution(models, rows, refinement_steps=200)
+    exact = [posterior(t, rows) for t in truths]
+    means = torch.stack([mean for mean, _ in exact])
+    aleatoric = torch.stack([cov.diagonal() for _, cov in exact]).mean(0)
+    np.testing.assert_allclose(got.mean, means.mean(0), atol=0.02)
+    np.testing.assert_allclose(got.aleatoric, aleatoric.expand(30, 2), rtol=0.1)
+    np.testing.assert_allclose(got.epistemic, means.var(0, correction=0), rtol=0.15, atol=2e-4)
+    assert 0 < got.share < 1
+    assert "epistemic" in str(got)
+
+
+def test_the_information_is_that_of_the_mixture(models, truths, rows):
+    got = latent_distribution(models, rows, n_samples=200, refinement_steps=200).information
+    g = torch.Generator().manual_seed(0)
+    terms = []
+    laws = [torch.distributions.MultivariateNormal(*posterior(t, rows)) for t in truths]
+    for law in laws:
+        eps = torch.randn(2000, 30, 2, generator=g, dtype=rows.dtype)
+        z = law.mean + eps @ law.scale_tril[0].T
+        mixture = torch.stack([other.log_prob(z) for other in laws]).logsumexp(0) - math.log(3)
+        terms.append((law.log_prob(z) - mixture).mean(0))
+    np.testing.assert_allclose(got.mean(), torch.stack(terms).mean(), rtol=0.1)
+    assert (got >= 0).all()
+    assert (got <= math.log(3) + 0.05).all()
+
+
+def test_equal_models_leave_nothing_uncertain(models, rows):
+    got = latent_distribution([models[0], models[0]], rows)
+    assert got.epistemic.max() < 1e-12
+    assert got.information.max() < 1e-9
+    low, high = got.band()
+    np.testing.assert_allclose(low, high)
+    mass = np.trapezoid(got.density[0], got.grid, axis=-1)
+    np.testing.assert_allclose(mass, 1, atol=0.01)
+
+
+def test_coordinates_that_are_not_shared_are_refused_and_invariants_given(exact_vae, truths, rows):
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=rows.dtype)
+    turned = LinearGaussian(data_dim=5, latent_dim=2)
+    turned.weight = truths[0].weight @ turn
+    turned.posterior_covariance = turn.T @ truths[0].posterior_covariance @ turn
+    turned.optimal_variance = 1 / torch.linalg.inv(turned.posterior_covariance).diagonal()
+    apart = [exact_vae(truths[0]), exact_vae(turned)]
+    with pytest.raises(CapabilityError, match="latent_invariants"):
+        latent_distribution(apart, rows)
+    X = truths[0].sample(400, random_state=3)[0]
+    got = latent_invariants(apart, X)
+    np.testing.assert_allclose(got.spectrum[0], got.spectrum[1], rtol=0.03)
+    assert got.active_units.tolist() == [2, 2]
+    assert np.abs(got.prior_gap).max() < 0.05  # N(0, I) is right
+    assert "active units" in str(got)
+
+
+def test_ood_scores_are_what_their_names_say():
+    per_draw = np.array([[-1.0, -5.0], [-1.5, -9.0], [-0.5, -7.0]])
+    got = OODScores(per_draw)
+    np.testing.assert_allclose(got.expected, [-1.0, -7.0])
+    np.testing.assert_allclose(got.disagreement, [0.25, 4.0])
+    np.testing.assert_allclose(got.waic, [-1.25, -11.0])
+    np.testing.assert_allclose(got.score, got.disagreement)
+    w = np.exp(per_draw)
+    np.testing.assert_allclose(got.log_p, np.log(w.mean(0)))
+    np.testing.assert_allclose(got.effective_draws, w.sum(0) ** 2 / (w**2).sum(0))
+    assert got.table.columns[0] == "score"
+    assert json.loads(got.to_json())["n_draws"] == 3
+    assert "2 rows, 3 draws" in str(got)
+
+
+def test_draws_disagree_more_about_rows_far_from_the_data(models, truths, rows):
+    near = score_ood(models, rows)
+    far = score_ood(models, truths[0].bias + 4 * (rows - truths[0].bias))
+    assert (far.score > near.score).mean() > 0.9
+    exact = np.stack([log_p(t, rows) for t in truths]).var(0, ddof=1)
+    np.testing.assert_allclose(near.score, exact, rtol=0.2, atol=0.02)
+
+
+def test_a_bayesian_vae_brings_its_own_draws(exact_vae, truths, rows):
+    model = exact_vae(truths[0])
+
+    class Turned(bayes.UncertainNetwork):
+        def forward(self, z):
+            return self.network(z)
+
+        def draw(self, generator=None):
+            changed = exact_vae(truths[0]).decoder
+            with torch.no_grad():
+                changed.weight += 0.05 * torch.randn(changed.weight.shape, generator=generator, dtype=rows.dtype)
+            return changed
+
+    uncertain = model.with_parts(decoder=Turned(model.decoder))
+    assert score_ood(uncertain, rows[:5], draws=4).per_draw.shape == (4, 5)
+    assert latent_distribution(uncertain, rows[:5], draws=3).density.shape[0] == 3
+    with pytest.raises(InputError, match="at least two"):
+        score_ood(model, rows)
+    with pytest.raises(InputError, match="draws="):
+        score_ood([model, model], rows, draws=3)
+    with pytest.raises(InputError, match="at least 1"):
+        latent_distribution(uncertain, rows, refinement_steps=0)
