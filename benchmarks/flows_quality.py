@@ -71,6 +71,62 @@ def zuko_spline(dim: int) -> priors.Prior:
     return priors.as_prior(zuko.flows.Flow(couplings, base))
 
 
+def nflows_flow(kind: str) -> Callable[[int], priors.Prior]:
+    """nflows' couplings, whose halves take turns, and its MAF with reversals between."""
+
+    def make(dim: int) -> priors.Prior:
+        from nflows import distributions, flows, nn, transforms
+
+        layers: list[Any] = []
+        for t in range(T):
+            if kind == "maf":
+                layers.append(transforms.ReversePermutation(dim))
+                layers.append(transforms.MaskedAffineAutoregressiveTransform(dim, WIDTH, num_blocks=1))
+                continue
+
+            def network(n_in: int, n_out: int) -> torch.nn.Module:
+                return nn.nets.ResidualNet(n_in, n_out, WIDTH, num_blocks=1)  # one block: two more hidden layers
+
+            mask = torch.arange(dim) % 2 == t % 2
+            if kind == "realnvp":
+                layers.append(transforms.AffineCouplingTransform(mask, network))
+            else:
+                layers.append(
+                    transforms.PiecewiseRationalQuadraticCouplingTransform(
+                        mask, network, num_bins=8, tails="linear", tail_bound=5.0
+                    )
+                )
+        base = distributions.StandardNormal([dim])
+        return priors.as_prior(flows.Flow(transforms.CompositeTransform(layers), base), latent_dim=dim)
+
+    return make
+
+
+def normflows_flow(kind: str) -> Callable[[int], priors.Prior]:
+    """normflows' couplings. What it calls MAF is an IAF: its density takes dim passes, and is left out."""
+
+    def make(dim: int) -> priors.Prior:
+        import normflows
+
+        layers: list[Any] = []
+        for t in range(T):
+            if kind == "realnvp":
+                mask = (torch.arange(dim) % 2 == t % 2).float()
+                nets = [normflows.nets.MLP([dim, WIDTH, WIDTH, dim], init_zeros=True) for _ in range(2)]
+                layers.append(normflows.flows.MaskedAffineFlow(mask, *nets))
+            else:
+                layers.append(
+                    normflows.flows.CoupledRationalQuadraticSpline(
+                        dim, 2, WIDTH, num_bins=8, tail_bound=5.0, reverse_mask=t % 2 == 1
+                    )
+                )
+                layers.append(normflows.flows.LULinearPermute(dim))
+        base = normflows.distributions.DiagGaussian(dim, trainable=False)
+        return priors.as_prior(normflows.NormalizingFlow(base, layers), latent_dim=dim)
+
+    return make
+
+
 def ours(name: str) -> Callable[[int], priors.Prior]:
     return lambda dim: priors.create(name, latent_dim=dim, transforms=T, hidden_features=WIDTH)
 
@@ -94,12 +150,20 @@ ARMS: dict[str, Callable[[int], priors.Prior]] = {
     "zuko spline": zuko_spline,
     "zuko maf": lambda dim: priors.as_prior(zuko.flows.MAF(dim, 0, transforms=T, hidden_features=(WIDTH, WIDTH))),
 }
+#: asked for by name, where they are installed
+OTHERS: dict[str, Callable[[int], priors.Prior]] = {
+    "nflows realnvp": nflows_flow("realnvp"),
+    "nflows spline": nflows_flow("spline"),
+    "nflows maf": nflows_flow("maf"),
+    "normflows realnvp": normflows_flow("realnvp"),
+    "normflows spline": normflows_flow("spline"),
+}
 
 
 def run(arm: str, codes: Codes, steps: int) -> dict[str, Any]:
     dim = codes["mean"].shape[1]
     with isolated_rng(0):
-        prior = ARMS[arm](dim)
+        prior = (ARMS | OTHERS)[arm](dim)
     gradient = arm not in ("gaussian", "mixture 50")
     start = time.process_time()
     prior.fit(codes["mean"], std=codes["std"], max_steps=steps if gradient else None, random_state=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
-from latentfit.flows.bijection import Bijection, draw_bent, soft_bound
+from latentfit.flows.bijection import Bijection, bend_for, draw_bent, soft_bound
 from latentfit.flows.mixing import LUMixing
 from latentfit.flows.sequence import Sequence
 
@@ -110,8 +110,9 @@ class MaskedNetwork(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, the last layer's zero."""
+        bend = bend_for(self.features + self.context_features)
         for layer in self.layers:
-            layer.reset_parameters()  # type: ignore[operator]
+            layer.reset_parameters(bend)  # type: ignore[operator]
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -145,9 +146,9 @@ class MaskedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(mask.shape)) if mask.any() else None
         self.bias = nn.Parameter(torch.empty(len(mask)))
 
-    def reset_parameters(self) -> None:
-        """Each unit by the number of inputs that it sees."""
-        draw_bent(self.weight, self.bias, self.mask.sum(1))
+    def reset_parameters(self, bend: float) -> None:
+        """Each unit by the number of inputs that it sees; see `draw_bent`."""
+        draw_bent(self.weight, self.bias, bend, self.mask.sum(1))
 
     def masked(self) -> Tensor:
         """W * mask: (out, in)."""

@@ -45,26 +45,31 @@ def soft_bound(x: Tensor, bound: float | Tensor) -> Tensor:
     return bound * torch.tanh(x / bound)
 
 
-#: the bound of a hidden layer's weights and biases over torch's own
-BENT = 3.0
+def bend_for(n_inputs: int) -> float:
+    """The bound of the hidden layers' weights over torch's own: 3 for networks of up to eight inputs, 2 beyond.
+
+    Measured after 1,000 steps on codes of 2, 8 and 40 dimensions (couplings of 1, 4 and 20 inputs), in nats won over
+    N(0, I): 1.92, 1.32 and 3.40 with 2; 1.99, 1.36 and 3.26 with 3; 4 is like 3.
+    """
+    return 3.0 if n_inputs <= 8 else 2.0
 
 
 @torch.no_grad()
-def draw_bent(weight: Tensor | None, bias: Tensor, n_seen: Tensor | None = None) -> None:
-    r"""Draw a layer's weights and biases from U(-a, a), a = 3 / sqrt(n), such that the units behind it start bent.
+def draw_bent(weight: Tensor | None, bias: Tensor, bend: float, n_seen: Tensor | None = None) -> None:
+    r"""Draw a hidden layer's weights and biases from U(-a, a), a = bend / sqrt(n), so that its units start bent.
 
-    Inputs of unit variance then give the units a standard deviation of 1.7 and more. At torch's own a = 1 / sqrt(n) it
-    is 0.6, and less in each further layer, where SiLU is all but linear: couplings then draw nothing but straight lines
-    for hundreds of steps.
+    At torch's own a = 1 / sqrt(n) the units have a standard deviation of 0.6, and less in each further layer, where
+    SiLU is all but linear: couplings then draw nothing but straight lines for hundreds of steps.
 
     Args:
         weight: (A, B), set in place; None where no unit sees anything.
         bias: (A,), set in place.
+        bend: see `bend_for`.
         n_seen: (A,), n of each unit; B where None.
     """
     if n_seen is None:
         n_seen = bias.new_full(bias.shape, 0.0 if weight is None else weight.shape[1])
-    bound = BENT * n_seen.clamp_min(1).rsqrt()
+    bound = bend * n_seen.clamp_min(1).rsqrt()
     bias.uniform_(-1, 1).mul_(bound)
     if weight is not None:
         weight.uniform_(-1, 1).mul_(bound.unsqueeze(-1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
-from latentfit.flows.bijection import Bijection, draw_bent, soft_bound
+from latentfit.flows.bijection import Bijection, bend_for, draw_bent, soft_bound
 from latentfit.flows.spline import rational_quadratic_spline
 
 
@@ -172,9 +172,10 @@ class Conditioner(nn.Sequential):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, the last layer's zero."""
+        bend = bend_for(self.features + self.context_features)
         for layer in self:
             if isinstance(layer, nn.Linear):
-                draw_bent(layer.weight, layer.bias)
+                draw_bent(layer.weight, layer.bias, bend)
         self._start_at_zero()
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
