@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from latentfit.bayes.ensemble import without_repetition
-from latentfit.bayes.layers import weights_of
+from latentfit.bayes.layers import layers_of, weights_of
 from latentfit.data.rows import Rows
 from latentfit.errors import InputError
 from latentfit.model.uncertain import Loss, UncertainNetwork
@@ -46,6 +46,7 @@ class SGLD(UncertainNetwork):
 
     Raises:
         InputError: a number that cannot be used.
+        CapabilityError: a network without dense or convolutional layers, or whose layers share weights.
 
     Sources: Welling and Teh 2011; preconditioned: Li et al. 2016 (arXiv 1512.07666), with G fixed, which needs no
     correction.
@@ -76,6 +77,7 @@ class SGLD(UncertainNetwork):
         self.n_draws, self.step_size = n_draws, step_size
         self.burn_in, self.thinning, self.prior_scale = burn_in, thinning, prior_scale
         self.temperature = temperature
+        layers_of(network)  # refuses now what the walk could not take after the training
         kept = [copy.deepcopy(network) for _ in range(n_draws)]
         self.kept = nn.ModuleList(kept).requires_grad_(False)
 
