@@ -315,3 +315,39 @@ def test_weights_that_are_not_ones_own_are_refused(name):
     tied[1].weight = tied[0].weight
     with pytest.raises(CapabilityError, match="share a parameter"):
         bayes.create(name, tied)
+
+
+def normalised(*sizes: int, shape: tuple[int, ...] = ()) -> nn.Sequential:
+    """Dense layers with a BatchNorm between."""
+    first, hidden, last = sizes
+    tail = [nn.Unflatten(1, shape)] if shape else []
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(first, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, last), *tail
+    )
+
+
+@pytest.mark.parametrize("find", [bayes.swag, bayes.sgld])
+def test_running_statistics_of_the_parts_that_are_held_stay(binary, find):
+    torch.manual_seed(0)
+    module = lf.VAEModule(normalised(16, 8, 4), normalised(2, 8, 16, shape=(4, 4)), latent_dim=2)
+    fit(module, binary, max_steps=12, batch_size=30)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    find(module, binary, max_steps=40, batch_size=30)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+def test_a_draw_of_swag_has_the_batch_statistics_of_its_own_weights(binary, tmp_path):
+    torch.manual_seed(0)
+    module = lf.VAEModule(normalised(16, 8, 4), normalised(2, 8, 16, shape=(4, 4)), latent_dim=2)
+    fit(module, binary, max_steps=12, batch_size=30)
+    found = bayes.swag(module, binary, max_steps=40, batch_size=30, rate=2.0)
+    z = next(value for key, value in found.decoder.named_buffers() if key.startswith("reference"))
+    for network in (*found.decoder.draws(3, torch.Generator().manual_seed(0)), found.decoder.network):
+        read = network[1](z)  # what the normalisation reads
+        torch.testing.assert_close(network[2].running_mean, read.mean(0))
+        torch.testing.assert_close(network[2].running_var, read.var(0))
+    lf.save(found, tmp_path / "saved")
+    own = {"encoder": normalised(16, 8, 4), "decoder": normalised(2, 8, 16, shape=(4, 4))}
+    loaded = lf.load(tmp_path / "saved", **own)
+    a, b = (next(m.draws(1, torch.Generator().manual_seed(1))).decode(z) for m in (found, loaded))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)

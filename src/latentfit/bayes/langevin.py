@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from latentfit.bayes.ensemble import without_repetition
+from latentfit.bayes.holding import rest_held
 from latentfit.bayes.layers import layers_of, weights_of
 from latentfit.data.rows import Rows
 from latentfit.errors import InputError
@@ -99,11 +100,9 @@ class SGLD(UncertainNetwork):
         relaxation = max(1, round(2 / e))
         burn_in = 4 * relaxation if self.burn_in is None else self.burn_in
         thinning = relaxation if self.thinning is None else int(self.thinning)
-        modes = {m: m.training for m in model.modules()}
+        setattr(model, place, walker)
         try:
-            model.train()
-            setattr(model, place, walker.train())
-            with isolated_rng(random_state, device):
+            with rest_held(model, walker), isolated_rng(random_state, device):
                 parameters = list(weights_of(walker).values())
                 scales = [self.prior_scale or float(p.detach().square().mean().sqrt()) or 1.0 for p in parameters]
 
@@ -130,8 +129,6 @@ class SGLD(UncertainNetwork):
                     kept.load_state_dict(walker.state_dict())
         finally:
             setattr(model, place, self)
-            for m, mode in modes.items():
-                m.training = mode
 
 
 def langevin(
