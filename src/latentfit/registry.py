@@ -38,6 +38,8 @@ class Component:
     #: set by `Registry.register`
     family: str = ""
     name: str = ""
+    #: an argument whose place the component takes: a user's module given there is stored under that place's name
+    stands_for: str = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -175,7 +177,10 @@ def _external(name: str, externals: Mapping[str, Any] | None) -> Any:
 def to_json(value: Any, key: str) -> Any:
     """An argument as JSON; what is neither JSON nor a component becomes `{"external": key}`."""
     if isinstance(value, Component) and value.name:
-        return {"family": value.family, **value.config()}
+        config = value.config()
+        if config["args"].get(value.stands_for) == {"external": value.stands_for}:
+            config["args"][value.stands_for] = {"external": key}
+        return {"family": value.family, **config}
     if isinstance(value, Mapping):
         return {str(name): to_json(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):

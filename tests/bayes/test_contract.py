@@ -242,3 +242,112 @@ def test_laplace_knows_the_curvature_of_every_likelihood(likelihood):
 def test_what_cannot_be_is_refused_with_the_reason(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+class Attention(nn.Module):
+    """Reads the weights of a dense layer without calling it, and has positions that share weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.each, self.last = nn.Linear(2, 12), nn.Linear(4, 4), nn.Linear(12, 16)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        h = self.each(self.first(z).view(-1, 3, 4))
+        h = h + self.attention(h, h, h, need_weights=False)[0]
+        return self.last(h.flatten(1)).view(-1, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["bnn", "mc_dropout"])
+def test_what_is_uncertain_in_draws_is_so_in_training(name):
+    """Output layers of attention are read, not called: hooks on them would train one law and draw another."""
+    torch.manual_seed(0)
+    options = {"initial_scale": 1.0} if name == "bnn" else {"rate": 0.3}
+    network, z = bayes.create(name, Attention(), **options), torch.randn(1, 2)
+    with torch.no_grad():
+        trained = torch.stack([network.train()(z) for _ in range(4000)]).flatten(1)
+        drawn = torch.stack([d(z) for d in network.draws(4000, torch.Generator().manual_seed(0))]).flatten(1)
+    error = ((trained.var(0) + drawn.var(0)) / 4000).sqrt()
+    assert ((trained.mean(0) - drawn.mean(0)).abs() < 4.5 * error).all()
+    torch.testing.assert_close(trained.std(0), drawn.std(0), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("name", ["bnn", "mc_dropout"])
+def test_positions_of_a_row_share_their_noise_as_they_share_their_weights(name):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
+    network = bayes.create(name, plain, **({"initial_scale": 1.0} if name == "bnn" else {"rate": 0.5})).train()
+    x = torch.randn(1, 1, 3).expand(5, 2, 3)  # two equal positions in every row
+    first, second = network(x).unbind(1)
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "laplace"])
+def test_ones_own_encoder_and_decoder_are_loaded_by_their_places(name, tmp_path):
+    class OwnEncoder(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(16, 4))
+
+    class Dense(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(2, 16), nn.Unflatten(1, (4, 4)))
+
+    def both() -> tuple[nn.Module, nn.Module]:
+        return OwnEncoder(), Dense()
+
+    encoder, decoder = (bayes.create(name, part, **SMALL.get(name, {})) for part in both())
+    module = lf.VAEModule(encoder, decoder, latent_dim=2)
+    lf.save(module, tmp_path / "saved")
+    with pytest.raises(InputError, match="encoder=your_module"):
+        lf.load(tmp_path / "saved")
+    encoder, decoder = both()
+    loaded = lf.load(tmp_path / "saved", encoder=encoder, decoder=decoder)
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["bnn", "mc_dropout", "swag", "sgld"])
+def test_weights_that_are_not_ones_own_are_refused(name):
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    with pytest.raises(CapabilityError, match="computed from other parameters"):
+        bayes.create(name, nn.Sequential(normed, nn.Linear(2, 2)))
+    tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(CapabilityError, match="share a parameter"):
+        bayes.create(name, tied)
+
+
+def normalised(*sizes: int, shape: tuple[int, ...] = ()) -> nn.Sequential:
+    """Dense layers with a BatchNorm between."""
+    first, hidden, last = sizes
+    tail = [nn.Unflatten(1, shape)] if shape else []
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(first, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, last), *tail
+    )
+
+
+@pytest.mark.parametrize("find", [bayes.swag, bayes.sgld])
+def test_running_statistics_of_the_parts_that_are_held_stay(binary, find):
+    torch.manual_seed(0)
+    module = lf.VAEModule(normalised(16, 8, 4), normalised(2, 8, 16, shape=(4, 4)), latent_dim=2)
+    fit(module, binary, max_steps=12, batch_size=30)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    find(module, binary, max_steps=40, batch_size=30)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+def test_a_draw_of_swag_has_the_batch_statistics_of_its_own_weights(binary, tmp_path):
+    torch.manual_seed(0)
+    module = lf.VAEModule(normalised(16, 8, 4), normalised(2, 8, 16, shape=(4, 4)), latent_dim=2)
+    fit(module, binary, max_steps=12, batch_size=30)
+    found = bayes.swag(module, binary, max_steps=40, batch_size=30, rate=2.0)
+    z = next(value for key, value in found.decoder.named_buffers() if key.startswith("reference"))
+    for network in (*found.decoder.draws(3, torch.Generator().manual_seed(0)), found.decoder.network):
+        read = network[1](z)  # what the normalisation reads
+        torch.testing.assert_close(network[2].running_mean, read.mean(0))
+        torch.testing.assert_close(network[2].running_var, read.var(0))
+    lf.save(found, tmp_path / "saved")
+    own = {"encoder": normalised(16, 8, 4), "decoder": normalised(2, 8, 16, shape=(4, 4))}
+    loaded = lf.load(tmp_path / "saved", **own)
+    a, b = (next(m.draws(1, torch.Generator().manual_seed(1))).decode(z) for m in (found, loaded))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)

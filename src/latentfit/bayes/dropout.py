@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from latentfit.bayes.layers import CONVOLUTIONS, layers_of, weights_of, with_weights
+from latentfit.bayes.layers import CONVOLUTIONS, called_layers_of, layers_of, weights_of, with_weights
 from latentfit.errors import InputError
 from latentfit.model.uncertain import UncertainNetwork
 
@@ -80,15 +80,18 @@ class MCDropout(UncertainNetwork):
 
     def _masked(self) -> dict[str, nn.Module]:
         """All layers but the first; one whose channels are in groups has no column for each input."""
-        layers = list(layers_of(self.network).items())[1:]
+        layers = list(called_layers_of(self.network).items())[1:]
         return {name: layer for name, layer in layers if getattr(layer, "groups", 1) == 1}
 
     def _mask(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *rest = inputs
-        if not isinstance(layer, CONVOLUTIONS):
+        if x.dim() == 2:
             return F.dropout(x, self.rate), *rest
-        channels = x.shape[:2] + (1,) * (x.dim() - 2)
-        return x * F.dropout(x.new_ones(channels), self.rate), *rest
+        # positions of a row share their mask, as they do in a draw
+        units = [len(x)] + [1] * (x.dim() - 1)
+        axis = 1 if isinstance(layer, CONVOLUTIONS) else -1
+        units[axis] = x.shape[axis]
+        return x * F.dropout(x.new_ones(units), self.rate), *rest
 
 
 def _input_axis(layer: nn.Module) -> int:

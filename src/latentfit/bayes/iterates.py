@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from latentfit.bayes.holding import inputs_of, normalisations, refresh, rest_held
 from latentfit.bayes.layers import normal_like, weights_of, with_weights
 from latentfit.data.batch import Batch
 from latentfit.data.rows import Rows
 from latentfit.errors import InputError
 from latentfit.model.uncertain import Loss, UncertainNetwork
-from latentfit.training import Recipe, minimise
+from latentfit.training import Recipe, isolated_rng, minimise
 
 
 class SWAG(UncertainNetwork):
@@ -25,6 +27,9 @@ class SWAG(UncertainNetwork):
     m and v are mean and variance of the iterates, D (P, K) the last K of them less the running mean. Once training has
     ended, the network alone is trained on for `share` of its steps at `rate` times the peak rate, the rest of the model
     held; every `every` steps an iterate is collected. Eval mode is the mean.
+
+    Running statistics of batches (BatchNorm) are taken anew for the mean and for every draw, over what up to 512
+    training rows gave the network to read, which is stored with it: statistics of other weights would be wrong.
 
     The spread is that of the optimiser around the optimum: it follows the posterior's directions, but its size is the
     learning rate's as much as the posterior's.
@@ -72,7 +77,9 @@ class SWAG(UncertainNetwork):
         if kept > 1:
             noise = normal_like(mean[:1].expand(kept), generator)
             flat = flat + noise @ self.deviations[:kept] / math.sqrt(2 * (kept - 1))
-        return with_weights(self.network, _unflat(self.network, flat)).eval()
+        drawn = with_weights(self.network, _unflat(self.network, flat)).eval()
+        refresh(drawn, self._reference())
+        return drawn
 
     def explore(self, model: nn.Module, loss: Loss, rows: Rows, recipe: Recipe, random_state: int) -> None:
         steps = max(self.rank * self.every, round(self.share * recipe.max_steps))
@@ -92,20 +99,8 @@ class SWAG(UncertainNetwork):
                 moments.add(weights)
             return loss(batch)
 
-        modes = {m: m.training for m in model.modules()}
-        others = [p for p in model.parameters() if p.requires_grad]
-        own = {id(p) for p in self.network.parameters()}
-        others = [p for p in others if id(p) not in own]
-        model.train()
-        try:
-            for p in others:
-                p.requires_grad_(False)
+        with rest_held(model, self.network):
             minimise(self.network, collecting, rows, settings, random_state=random_state, what="swag")
-        finally:
-            for p in others:
-                p.requires_grad_(True)
-            for m, mode in modes.items():
-                m.training = mode
         moments.add(weights)
         with torch.no_grad():
             for name, value in _unflat(self.network, moments.mean).items():
@@ -113,6 +108,25 @@ class SWAG(UncertainNetwork):
             self.variance.copy_(moments.variance)
             self.deviations.copy_(moments.deviations)
             self.n_collected.fill_(moments.n)
+        if normalisations(self.network):
+            device = self.variance.device
+            with rest_held(model, self.network), isolated_rng(random_state, device):
+                self._keep(inputs_of(self.network, loss, rows, device, random_state))
+            refresh(self.network, self._reference())
+
+    def _keep(self, inputs: list[Tensor]) -> None:
+        for i, x in enumerate(inputs):
+            self.register_buffer(f"reference_{i}", x)
+
+    def _reference(self) -> list[Tensor]:
+        return [value for name, value in self.named_buffers(recurse=False) if name.startswith("reference_")]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Makes room for the reference inputs, whose shapes only a run knows."""
+        start = f"{prefix}reference_"
+        names = sorted((key for key in state_dict if key.startswith(start)), key=lambda key: int(key[len(start) :]))
+        self._keep([torch.empty_like(state_dict[name]).to(self.variance.device) for name in names])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Moments:

@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from latentfit.bayes.ensemble import without_repetition
-from latentfit.bayes.layers import weights_of
+from latentfit.bayes.holding import rest_held
+from latentfit.bayes.layers import layers_of, weights_of
 from latentfit.data.rows import Rows
 from latentfit.errors import InputError
 from latentfit.model.uncertain import Loss, UncertainNetwork
@@ -46,6 +47,7 @@ class SGLD(UncertainNetwork):
 
     Raises:
         InputError: a number that cannot be used.
+        CapabilityError: a network without dense or convolutional layers, or whose layers share weights.
 
     Sources: Welling and Teh 2011; preconditioned: Li et al. 2016 (arXiv 1512.07666), with G fixed, which needs no
     correction.
@@ -76,6 +78,7 @@ class SGLD(UncertainNetwork):
         self.n_draws, self.step_size = n_draws, step_size
         self.burn_in, self.thinning, self.prior_scale = burn_in, thinning, prior_scale
         self.temperature = temperature
+        layers_of(network)  # refuses now what the walk could not take after the training
         kept = [copy.deepcopy(network) for _ in range(n_draws)]
         self.kept = nn.ModuleList(kept).requires_grad_(False)
 
@@ -97,11 +100,9 @@ class SGLD(UncertainNetwork):
         relaxation = max(1, round(2 / e))
         burn_in = 4 * relaxation if self.burn_in is None else self.burn_in
         thinning = relaxation if self.thinning is None else int(self.thinning)
-        modes = {m: m.training for m in model.modules()}
+        setattr(model, place, walker)
         try:
-            model.train()
-            setattr(model, place, walker.train())
-            with isolated_rng(random_state, device):
+            with rest_held(model, walker), isolated_rng(random_state, device):
                 parameters = list(weights_of(walker).values())
                 scales = [self.prior_scale or float(p.detach().square().mean().sqrt()) or 1.0 for p in parameters]
 
@@ -128,8 +129,6 @@ class SGLD(UncertainNetwork):
                     kept.load_state_dict(walker.state_dict())
         finally:
             setattr(model, place, self)
-            for m, mode in modes.items():
-                m.training = mode
 
 
 def langevin(

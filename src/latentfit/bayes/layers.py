@@ -21,11 +21,27 @@ def layers_of(network: nn.Module) -> dict[str, nn.Module]:
     Their weights and biases are what is uncertain; scales of normalisations and parameters outside such layers are not.
 
     Raises:
-        CapabilityError: there is none.
+        CapabilityError: there is none, one whose weight is computed from others, or two that share one.
     """
     found: dict[str, nn.Module] = {
         name: m for name, m in network.named_modules() if isinstance(m, DENSE + CONVOLUTIONS)
     }
+    owners: dict[int, str] = {}
+    for name, layer in found.items():
+        own = dict(layer.named_parameters(recurse=False))
+        if "weight" not in own or set(own) - {"weight", "bias"}:
+            raise CapabilityError(
+                f"The weight of layer {name!r} is computed from other parameters (weight_norm, spectral_norm, ...), so "
+                "it has no distribution of its own. Make it plain first (torch.nn.utils.parametrize."
+                "remove_parametrizations), or take an ensemble."
+            )
+        for parameter in own.values():
+            other = owners.setdefault(id(parameter), name)
+            if other != name:
+                raise CapabilityError(
+                    f"Layers {other!r} and {name!r} share a parameter; its distribution would be counted twice. Give "
+                    "each layer its own, or take an ensemble."
+                )
     if not found:
         raise CapabilityError(
             f"{type(network).__name__} has no dense or convolutional layer, so there are no weights to be uncertain of."
@@ -40,6 +56,12 @@ def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
         for name, layer in layers_of(network).items()
         for kind, parameter in layer.named_parameters(recurse=False)
     }
+
+
+def called_layers_of(network: nn.Module) -> dict[str, nn.Module]:
+    """Those of `layers_of` that are called in a forward pass: attention reads the weights of its last layer itself."""
+    read = [name for name, m in network.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    return {name: m for name, m in layers_of(network).items() if name.rpartition(".")[0] not in read}
 
 
 def fan_in(weight: Tensor, layer: nn.Module) -> int:

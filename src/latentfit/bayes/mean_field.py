@@ -10,7 +10,16 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from latentfit.bayes.layers import DENSE, fan_in, key_of, layers_of, normal_like, weights_of, with_weights
+from latentfit.bayes.layers import (
+    DENSE,
+    called_layers_of,
+    fan_in,
+    key_of,
+    layers_of,
+    normal_like,
+    weights_of,
+    with_weights,
+)
 from latentfit.errors import InputError
 from latentfit.model.uncertain import UncertainNetwork
 
@@ -22,8 +31,11 @@ class MeanField(UncertainNetwork):
         KL(q || p) = sum_i log(s / sigma_i) + (sigma_i^2 + mu_i^2) / (2 s^2) - 1/2
 
     mu are the network's own parameters. Dense layers draw their outputs, not their weights (local reparameterisation):
-    y ~ N(x mu^T, x^2 (sigma^2)^T) for each row, the same law with far less noise in the gradient. Other layers draw
-    one set of weights a call. Uncertain are weights and biases of dense and convolutional layers.
+    y ~ N(x mu^T, x^2 (sigma^2)^T) for each row, the same law with far less noise in the gradient. Other layers, and
+    dense ones at several positions of a row, which share their weights, draw one set of weights a call. Uncertain are
+    weights and biases of dense and convolutional layers; everything else stays as it is, normalisations, embeddings,
+    recurrent cells and the input projections of attention among it. A dense layer that a network calls several times in
+    one pass has noise of its own each time.
 
     `prior_scale="learned"` puts s^2 = mean of mu^2 + sigma^2 in each tensor, where the KL is smallest (empirical
     Bayes); the KL is then sum_i log(s / sigma_i).
@@ -79,10 +91,11 @@ class MeanField(UncertainNetwork):
         parameters = dict(self.network.named_parameters())
         sampled: dict[str, Tensor] = {}
         handles = []
+        called = called_layers_of(self.network)
         for name, layer in layers_of(self.network).items():
             names = {kind: f"{name}.{kind}" if name else kind for kind, _ in layer.named_parameters(recurse=False)}
             spreads = {kind: self.log_variance[key_of(full)] for kind, full in names.items()}
-            if isinstance(layer, DENSE):
+            if isinstance(layer, DENSE) and name in called:
                 handles.append(layer.register_forward_hook(_Local(spreads)))
                 continue
             for kind, full in names.items():
@@ -118,6 +131,9 @@ class _Local:
         self.log_variances = log_variances
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if inputs[0].dim() > 2:  # positions of a row share their weights, so their noise is not independent
+            drawn = {kind: torch.randn_like(v) * (0.5 * v).exp() for kind, v in self.log_variances.items()}
+            return output + F.linear(inputs[0], drawn["weight"], drawn.get("bias"))
         variances = {kind: log_variance.exp() for kind, log_variance in self.log_variances.items()}
         variance = F.linear(inputs[0].square(), variances["weight"], variances.get("bias"))
         # a row of zeros through a layer without bias has no noise, and the root of 0 no gradient

@@ -35,6 +35,8 @@ class UncertainNetwork(Component, nn.Module, ABC):
         network: whose weights are uncertain; a user's own module too.
     """
 
+    #: `lf.load(..., decoder=mine)` finds the user's network, as without a distribution
+    stands_for = "network"
     #: how many draws stand for the distribution; all there are, where they are finite
     n_draws: int = N_DRAWS
     #: whether draws as an encoder share the coordinates of z
