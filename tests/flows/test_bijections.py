@@ -59,10 +59,11 @@ DIMS = [1, 2, 5]
 def make(name, dim, dtype=torch.float64):
     torch.manual_seed(0)
     layer = BIJECTIONS[name](dim).to(dtype)
+    noise = {"spline flow": 0.03}.get(name, 0.1 if isinstance(layer, Sequence) else 0.3)
     with torch.no_grad():
         for parameter in layer.parameters():
-            # a stack of steep splines is ill-conditioned: rounding alone would exceed 1e-10
-            parameter.add_((0.1 if name == "spline flow" else 0.3) * torch.randn_like(parameter))
+            # a stack of steep layers is ill-conditioned: rounding alone would exceed 1e-10
+            parameter.add_(noise * torch.randn_like(parameter))
     return layer
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from latentfit import priors
 from latentfit.errors import CapabilityError, InputError
 from latentfit.flows import coupling_flow
+from latentfit.priors import fitting
 from latentfit.priors.em import candidates, features, fit_mixture, salience
-from latentfit.priors.fitting import default_max_steps
+from latentfit.priors.fitting import LEAST_GAIN, LEAST_SHARE, default_max_steps, fit_by_gradient, pass_lengths
 from latentfit.priors.k_means import k_means
 from latentfit.priors.rows import CodeRows, exact_moments
 
@@ -285,3 +289,44 @@ def test_what_has_no_parameters_cannot_be_fitted():
     fixed = priors.as_prior(torch.distributions.Normal(torch.zeros(2), torch.ones(2)))
     with pytest.raises(CapabilityError, match="no learnable parameters"):
         fixed.fit(torch.zeros(4, 2), std=torch.ones(4, 2))
+
+
+@given(st.integers(1, 20_000))
+def test_passes_use_all_the_steps_and_never_more_than_double_them(max_steps):
+    lengths = pass_lengths(max_steps)
+    assert sum(lengths) == max_steps
+    assert all(length <= 1.5 * sum(lengths[:i]) for i, length in enumerate(lengths) if i)
+
+
+def test_a_fit_goes_on_while_a_pass_raises_the_gap(monkeypatch):
+    """It stops at the first pass that adds less than a hundredth of the gap, and keeps the better weights."""
+    prior = priors.create("learned_gaussian", latent_dim=2)
+    rows = CodeRows(torch.zeros(400, 2), torch.ones(400, 2))
+    of_null = 1.0 + math.log(2 * math.pi)  # -E log N(z; 0, I), z ~ N(0, I) in two dimensions, but for the draws
+    ran, values = [], iter([of_null - 1.0, of_null - 1.2, of_null - 1.205])
+
+    def minimise(module, loss, data, recipe, **others):
+        ran.append(recipe.max_steps)
+        return SimpleNamespace(best_value=next(values))
+
+    monkeypatch.setattr(fitting, "minimise", minimise)
+    fit_by_gradient(prior, rows, rows, max_steps=None, random_state=0, progress=None)
+    assert ran == pass_lengths(default_max_steps(400, 2))[:3]
+    assert max(LEAST_GAIN, 1.2 * LEAST_SHARE) > 0.005
+
+
+@pytest.mark.parametrize("max_steps", [5, None])
+def test_a_fit_never_ends_below_its_start(monkeypatch, max_steps):
+    prior = priors.create("realnvp", latent_dim=2)
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+
+    def minimise(module, loss, data, recipe, **others):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(1.0)
+        return SimpleNamespace(best_value=1e6)
+
+    monkeypatch.setattr(fitting, "minimise", minimise)
+    rows = CodeRows(torch.zeros(400, 2), torch.ones(400, 2))
+    fit_by_gradient(prior, rows, rows, max_steps=max_steps, random_state=0, progress=None)
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())

@@ -12,6 +12,7 @@ import torch
 from latentfit import priors, saving
 from latentfit.errors import CapabilityError, InputError, LatentfitWarning, OutOfBoxWarning, ReliabilityWarning
 from latentfit.priors import as_prior, flow_for
+from latentfit.priors import flow as flow_module
 
 FLOWS = ["realnvp", "nsf", "maf"]
 
@@ -35,7 +36,7 @@ def test_integrates_to_one_given_a_context(name, dim):
     prior = small(name, dim, context_features=2).double()
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+            parameter.add_(0.05 * torch.randn_like(parameter))
     edge, n = (14.0, 8001) if dim == 1 else (9.0, 401)
     line = torch.linspace(-edge, edge, n, dtype=torch.float64)
     points = torch.cartesian_prod(*[line] * dim).view(-1, dim)
@@ -197,3 +198,43 @@ def _arguments(config):
     from latentfit.registry import registry
 
     return {key: registry.from_json(value) for key, value in config["args"].items()}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_a_flow_can_start_at_a_mixture(monkeypatch, name, covariance):
+    """Before its first step it is that mixture, whatever the whitening and the permutations do."""
+    monkeypatch.setattr(flow_module, "fit_by_gradient", lambda *args, **kwargs: None)
+    mean, std = codes(5)
+    mean[:, 1] = 300.0 + 20.0 * mean[:, 0] + mean[:, 1]
+    mixture = priors.create("mixture", latent_dim=5, n_components=4, covariance=covariance).fit(mean, std=std)
+    prior = small(name, 5, base=priors.create("mixture", latent_dim=5, n_components=4))
+    prior.fit(mean, std=std, start=(mixture, mean, std))
+    z = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(prior.log_prob(z), mixture.log_prob(z), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        prior.double().log_prob(z.double()), mixture.double().log_prob(z.double()), atol=1e-4, rtol=1e-5
+    )
+
+
+def test_a_start_keeps_the_law_of_the_active_units(monkeypatch):
+    monkeypatch.setattr(flow_module, "fit_by_gradient", lambda *args, **kwargs: None)
+    mean, std = codes(4, collapsed=(1,))
+    mixture = priors.create("mixture", latent_dim=4, n_components=1).fit(mean, std=std)
+    prior = small("realnvp", 4, base=priors.create("mixture", latent_dim=4, n_components=1))
+    prior.fit(mean, std=std, start=(mixture, mean, std))
+    assert prior.active == (0, 2, 3)
+    z = prior.double().sample(200_000, generator=torch.Generator().manual_seed(0))[:, [0, 2, 3]]
+    own = mixture.double().sample(200_000, generator=torch.Generator().manual_seed(1))[:, [0, 2, 3]]
+    torch.testing.assert_close(z.mean(0), own.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(z.T.cov(), own.T.cov(), atol=0.03, rtol=0)
+
+
+def test_a_start_that_cannot_be_is_named():
+    mean, std = codes(2)
+    mixture = priors.create("mixture", latent_dim=2, n_components=3).fit(mean, std=std, max_steps=2)
+    with pytest.raises(InputError, match="the base must be a mixture"):
+        small("realnvp", 2).fit(mean, std=std, start=(mixture, mean, std))
+    base = priors.create("mixture", latent_dim=2, n_components=2)
+    with pytest.raises(InputError, match="A mixture of 3 components cannot start one of 2"):
+        small("realnvp", 2, base=base).fit(mean, std=std, start=(mixture, mean, std))

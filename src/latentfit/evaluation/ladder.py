@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +22,10 @@ RUNGS = LADDER
 NOTHING = "nothing"
 #: arguments of the rungs that differ from the priors' own defaults
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
-#: flows whose base is a mixture, where one has won something, and its components at most (each costs time)
-ON_A_MIXTURE, MOST_BASE_COMPONENTS = ("realnvp",), 30
-#: rows and draws that find one number, the defensive weight, at most
-MOST_WEIGHT_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
+#: flows whose base is the mixture below them, where that has won something
+ON_A_MIXTURE = ("realnvp", "nsf", "maf")
+#: rows and draws that find the defensive weight, and rows that say how long a flow on a mixture trains, at most
+MOST_VALIDATION_ROWS, MOST_WEIGHT_DRAWS = 5_000, 12_000
 #: differences below it, in nats per row, are not worth a larger prior
 WORTHWHILE = 0.1
 
@@ -160,10 +161,13 @@ def climb(
     nothing = Rung(NOTHING, p, Estimate(0.0, 0.0, (0.0, 0.0)), zeros, 0.0, 0.0, 0)
     found: list[Rung] = []
     for wanted in rungs:
-        prior = _create(wanted, codes_train, found) if isinstance(wanted, str) else wanted
+        below = _mixture_below(wanted, found)
+        prior = _create(wanted, codes_train, below) if isinstance(wanted, str) else wanted
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
         started = time.perf_counter()
         mean, std = codes_train.gaussian_rows()
+        few = codes_validation[:: max(1, len(codes_validation) // MOST_VALIDATION_ROWS)]  # rows may be sorted
+        start: dict[str, Any] = {} if below is None else {"start": (below, *few.gaussian_rows())}
         prior.fit(
             mean,
             std=std,
@@ -171,10 +175,10 @@ def climb(
             max_steps=max_steps,
             random_state=random_state,
             progress=None if progress is None else _labelled(progress, name),
+            **start,
         )
         seconds = time.perf_counter() - started
         prior.eval()
-        few = codes_validation[:: max(1, len(codes_validation) // MOST_WEIGHT_ROWS)]  # rows may be sorted
         n_weight = max(1, min(8, MOST_WEIGHT_DRAWS // len(few)))
         weight = defensive_weight(prior, p, few, n_draws=n_weight, random_state=random_state)
         mixed = DefensiveMixture(prior, p, weight)
@@ -268,20 +272,25 @@ def split_rows(n: int, groups: np.ndarray | None, share: float, random_state: in
     return np.flatnonzero(taken), np.flatnonzero(~taken)
 
 
-def _create(name: str, codes: Codes, found: Sequence[Rung]) -> Prior:
-    """A prior by name; a flow stands on a mixture of as many components as the mixture below it took.
-
-    From N(0, I) a flow needs many times the steps to part the clusters of q(z), and stopped early it undersells.
-    """
+def _create(name: str, codes: Codes, below: MixturePrior | None) -> Prior:
+    """A prior by name, with a base as large as the mixture below it."""
     shape = codes.event_shape
     latent_dim = shape[0] if len(shape) == 1 else tuple(shape)
     arguments = dict(ARGUMENTS.get(name, {}))
-    below = next((rung for rung in found if rung.name == "mixture" and rung.weight > 0), None)
-    mixture = None if below is None else below.prior.base
-    if name in ON_A_MIXTURE and isinstance(mixture, MixturePrior):
-        n_components = min(mixture.n_components, MOST_BASE_COMPONENTS)
-        arguments["base"] = create("mixture", latent_dim=latent_dim, n_components=n_components)
+    if below is not None:
+        arguments["base"] = create("mixture", latent_dim=latent_dim, n_components=below.n_components)
     return create(name, latent_dim=latent_dim, **arguments).to(codes.mean)
+
+
+def _mixture_below(wanted: str | Prior, found: Sequence[Rung]) -> MixturePrior | None:
+    """The mixture that a flow stands on.
+
+    From N(0, I) a flow needs many times the steps to part the clusters of q(z), and stopped early it undersells; from
+    the mixture that the rung below found, all that it wins is won over that.
+    """
+    below = next((rung.prior for rung in found if rung.name == "mixture" and rung.weight > 0), None)
+    mixture = below.base if isinstance(below, DefensiveMixture) else None
+    return mixture if wanted in ON_A_MIXTURE and isinstance(mixture, MixturePrior) else None
 
 
 def _labelled(progress: Progress, name: str) -> Callable[[int, int], None]:

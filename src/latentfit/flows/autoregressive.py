@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
-from latentfit.flows.bijection import Bijection, soft_bound
+from latentfit.flows.bijection import Bijection, draw_bent, soft_bound
 from latentfit.flows.mixing import LUMixing
 from latentfit.flows.sequence import Sequence
 
@@ -146,10 +146,8 @@ class MaskedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(len(mask)))
 
     def reset_parameters(self) -> None:
-        """As `nn.Linear`."""
-        bound = max(1, self.mask.shape[1]) ** -0.5
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        """Each unit by the number of inputs that it sees."""
+        draw_bent(self.weight, self.bias, self.mask.sum(1))
 
     def masked(self) -> Tensor:
         """W * mask: (out, in)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentfit.errors import InputError
-from latentfit.flows.bijection import Bijection, soft_bound
+from latentfit.flows.bijection import Bijection, draw_bent, soft_bound
 from latentfit.flows.spline import rational_quadratic_spline
 
 
@@ -168,13 +168,13 @@ class Conditioner(nn.Sequential):
             layers += [nn.Linear(a, b), nn.SiLU()]
         super().__init__(*(layers[:-1] if n_inputs else [_Constant(out_features)]))
         self.features, self.context_features = features, context_features
-        self._start_at_zero()
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, the last layer's zero."""
         for layer in self:
             if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
+                draw_bent(layer.weight, layer.bias)
         self._start_at_zero()
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:

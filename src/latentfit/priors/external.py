@@ -113,7 +113,8 @@ class ExternalPrior(Prior):
         if self.n_parameters == 0:
             raise CapabilityError("Your distribution has no learnable parameters, so there is nothing to fit.")
         self.whitening.set_moments(*exact_moments(rows))
-        fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
+        fitted, held_out = rows.split(0.1, torch.Generator().manual_seed(random_state))
+        fit_by_gradient(self, fitted, held_out, max_steps=max_steps, random_state=random_state, progress=progress)
         return self
 
     def _given(self, context: Tensor | None, shape: torch.Size) -> Any:

@@ -17,8 +17,10 @@ from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Density, Prior, Shape, as_shape
 from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.fitting import fit_by_gradient
+from latentfit.priors.mixture import MixturePrior
 from latentfit.priors.rows import CodeRows, code_rows, exact_moments
 from latentfit.priors.standard import StandardNormalPrior
+from latentfit.priors.transported import start_at
 from latentfit.registry import registry
 from latentfit.training import isolated_rng
 
@@ -136,11 +138,17 @@ class FlowPrior(Prior, ABC):
         max_steps: int | None = None,
         random_state: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        start: tuple[MixturePrior, Tensor, Tensor] | None = None,
     ) -> Self:
         """Whiten by the exact moments of q(z), start the flow anew, and maximise log p on fresh draws.
 
         At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
-        weights kept. Determined by `random_state`.
+        weights kept. A learnable base starts at its own fit, or at `start`: a mixture that is already fitted to these
+        rows, and the means and standard deviations of other rows, the only ones that can then be held out. p starts as
+        that mixture. Determined by `random_state`.
+
+        Raises:
+            InputError: a `start` that this base cannot be.
 
         Warns:
             OutOfBoxWarning: more than 0.1 % of coordinates lie where the splines leave them as they are.
@@ -148,16 +156,17 @@ class FlowPrior(Prior, ABC):
         """
         rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
         self._choose_active(rows)
-        seen = (
-            rows
-            if self.active is None
-            else CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
-        )
-        self.whitening.set_moments(*exact_moments(seen))
+        self.whitening.set_moments(*exact_moments(self._seen(rows)))
         with isolated_rng(random_state, self.whitening.mean.device):
             self.flow.reset_parameters()
-        self._fit_base(seen, random_state)
-        fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
+        if start is None:
+            # apart before the base is fitted: rows that it has seen would call every step of the flow a loss
+            fitted, held_out = rows.split(0.1, torch.Generator().manual_seed(random_state))
+            self._fit_base(self._seen(fitted), random_state)
+        else:
+            fitted, held_out = rows, code_rows(self, start[1], start[2], None, None)
+            self._start_base(start[0])
+        fit_by_gradient(self, fitted, held_out, max_steps=max_steps, random_state=random_state, progress=progress)
         self._check(rows, random_state)
         return self
 
@@ -180,6 +189,12 @@ class FlowPrior(Prior, ABC):
         self.whitening = Whitening(len(units), full=len(units) <= FULL_WHITENING_UP_TO)
         self.flow = self._make_flow(len(units))
         self.base: Prior = StandardNormalPrior(tuple(shape)) if base is None else base
+
+    def _seen(self, rows: CodeRows) -> CodeRows:
+        """The rows in the units the flow acts on."""
+        if self.active is None:
+            return rows
+        return CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
 
     def _choose_active(self, rows: CodeRows) -> None:
         r"""Leave the collapsed units out of the flow, together at most `LEAST_NATS`.
@@ -212,6 +227,21 @@ class FlowPrior(Prior, ABC):
         generator = torch.Generator().manual_seed(random_state)
         draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)])
         self.base.fit(draws, std=torch.zeros_like(draws), random_state=random_state)
+
+    @torch.no_grad()
+    def _start_base(self, start: MixturePrior) -> None:
+        """Start the base at a mixture over all units, seen through the whitening and the permutation."""
+        name, shape = self.name or "flow", tuple(self.event_shape)
+        if not isinstance(self.base, MixturePrior) or self.context_features or start.event_shape != self.event_shape:
+            raise InputError(
+                f"{name}: to start at a mixture over latents of shape {shape} the base must be a mixture, and the flow "
+                f"without a context; base is {self.base.name!r}, start over {tuple(start.event_shape)}."
+            )
+        whiten = self.whitening.weight if self.whitening.full else self.whitening.weight.diag()
+        on_units = self.flow(whiten.T)[0].T  # (A, A): its biases are zero
+        matrix = on_units.new_zeros(len(on_units), self.event_shape.numel())
+        matrix[:, self._units] = on_units
+        start_at(self.base, start, matrix, -(on_units @ self.whitening.mean))
 
     @torch.no_grad()
     def _check(self, rows: CodeRows, random_state: int) -> None:
