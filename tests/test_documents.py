@@ -57,6 +57,13 @@ assert found == {1: 1, 3: 3, 12: 12}
 assert prior.n_clusters >= 5 and agreement > 0.4
 assert len(pictures) == share.shape[1]
 """,
+    "docs/when-bayesian.md": """
+gain = lf.Estimate.of(ensemble.score_samples(test) - plain.score_samples(test))
+assert gain.interval[0] > 1
+assert max(values.mean() for values in alone) < ensemble.score_samples(test).mean()
+assert auroc(near.score, far.score) > 0.8 and auroc(-near.log_p, -far.log_p) > 0.8
+assert inside.share < 0.5 < outside.share
+""",
     "docs/adapters.md": "assert m.weights_sha256()",
 }
 
