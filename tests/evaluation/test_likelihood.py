@@ -170,7 +170,7 @@ def test_nothing_of_the_model_or_the_random_state_changes(exact_vae, truth, rows
 def test_progress_ends_with_all_rows_of_all_models(exact_vae, truth, rows):
     told: list[tuple[str, int, int]] = []
     models = [exact_vae(truth), exact_vae(truth)]
-    log_likelihood(models, rows, n_importance_samples=20, progress=lambda *step: told.append(step))
+    log_likelihood(models, rows, n_importance_samples=100, progress=lambda *step: told.append(step))
     assert told[-1] == ("log p(x)", 2 * len(rows), 2 * len(rows))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 

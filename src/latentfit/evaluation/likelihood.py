@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from latentfit.errors import CapabilityError, InputError, ReliabilityWarning
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.local import PAIRS, REFINEMENT_STREAM, Refinement
+from latentfit.evaluation.pooling import OverModels, PooledWeights
 from latentfit.evaluation.proposal import Frame, Proposal, encoder_proposal, fit_proposal, log_joint
-from latentfit.evaluation.psis import RELIABLE_K, pareto_k
+from latentfit.evaluation.psis import RELIABLE_K
 from latentfit.evaluation.rows import RowNoise, blocks, decoder_rows, drawn_models, evaluation_rows, frozen, to_numpy
 from latentfit.model.contracts import RANKABLE
 from latentfit.model.vae import VAEModule
@@ -28,18 +29,21 @@ UNRELIABLE_SHARE = 0.01
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Importance-sampled log p(x) of N rows, nats.
+    """Importance-sampled log p(x) of N rows, nats; M models, S draws of z from each.
 
     Attributes:
         values: (N,) log of the mean weight: biased downward, by less the more draws.
-        effective_sample_size: (N,) (sum w)^2 / sum w^2, between 1 and the number of draws.
-        pareto_k: (N,) shape of the weights' tail; nan below 25 draws.
-        std_error: (N,) of each value, sd(w) / (sqrt(S) mean(w)) (delta method).
+        effective_sample_size: (N,) (sum w)^2 / sum w^2 over all draws, between 1 and M S; where one model explains the
+            row, its own.
+        pareto_k: (N,) shape of the weights' tail, of each model by itself, averaged by its share in p(x); nan below 25
+            draws.
+        std_error: (N,) of each value as that of these M models, by S draws in each (delta method).
         doubling: mean over rows of what the second half of the draws added, nats; about twice the bias that
             is left.
         estimate: the mean over rows, with its standard error over rows.
         n_importance_samples: S, draws per row and model.
-        n_models: how many models were combined by log-sum-exp.
+        n_models: M, how many models were combined by log-sum-exp.
+        over_models: what drawing M models and no more leaves uncertain in the mean over rows; None where M = 1.
     """
 
     values: np.ndarray
@@ -50,6 +54,7 @@ class LogLikelihood:
     estimate: Estimate
     n_importance_samples: int
     n_models: int = 1
+    over_models: OverModels | None = None
 
     @property
     def unreliable(self) -> float:
@@ -60,7 +65,8 @@ class LogLikelihood:
         return self.estimate.value
 
     def __str__(self) -> str:
-        return f"log p(x) = {self.estimate} nats per row ({len(self.values):,} rows)"
+        text = f"log p(x) = {self.estimate} nats per row ({len(self.values):,} rows"
+        return f"{text})" if self.over_models is None else f"{text}; {self.over_models})"
 
 
 def log_likelihood(
@@ -83,10 +89,13 @@ def log_likelihood(
 
     A lower bound in expectation, exact as S grows (Burda et al. 2016, arXiv 1509.00519). The same
     `random_state` gives the same noise to the same row whichever model is scored, so differences between
-    models of one latent dimension are paired. Several models are combined as the mixture 1/M sum_m p_m(x). A VAE with a
-    distribution over its weights is scored by its draws, combined likewise: p(x) = E_w[p(x given w)], whose logarithm
-    is too low by about half the relative variance of p(x given w) over M. Every draw gets S importance samples and its
-    own refinement of the rows' proposals.
+    models of one latent dimension are paired.
+
+    Several models are combined as the mixture they are, log 1/M sum_m p_m(x). A VAE with a distribution over its
+    weights is scored by its draws, each with the same weight, for they come from that distribution itself:
+    p(x) = E_w[p(x given w)]. The logarithm of a mean over M draws is too low by Jensen's inequality; `over_models` says
+    by how much. Each model gets S importance samples and its own refinement of the rows' proposals: one proposal for
+    all would leave the posteriors p(z given x, w_m) of other decoders to its defensive component.
 
     Args:
         vae: a VAE, or several; of a distribution over weights, `vae.n_draws` seeded draws.
@@ -134,8 +143,9 @@ def log_likelihood(
 
         return told
 
-    log_w = [
-        _log_weights(
+    pool: list[PooledWeights] = []
+    for stream, (model, e, frame) in enumerate(zip(models, proposals, known, strict=True)):
+        parts = _log_weights(
             model,
             X,
             e,
@@ -147,10 +157,12 @@ def log_likelihood(
             frame,
             of_model(stream),
         )
-        for stream, (model, e, frame) in enumerate(zip(models, proposals, known, strict=True))
-    ]
+        for i, log_w in enumerate(parts):
+            if stream == 0:
+                pool.append(PooledWeights())
+            pool[i].add(log_w)
     weights = batch.weight
-    result = _summary(log_w, n_importance_samples, None if weights is None else to_numpy(weights), groups)
+    result = _summary(pool, None if weights is None else to_numpy(weights), groups)
     if result.unreliable > UNRELIABLE_SHARE:
         remedy = "take more importance samples" + ("" if X_train is not None or proposal else " or give X_train=")
         warnings.warn(
@@ -183,38 +195,22 @@ def require_density(vae: VAEModule) -> None:
     )
 
 
-class _Block:
-    """The diagnostics of a block of rows, from log-weights (S, R)."""
-
-    def __init__(self, log_w: Tensor) -> None:
-        s = log_w.shape[0]
-        total = log_w.logsumexp(0)
-        self.values = total - math.log(s)
-        self.log_square = (2 * log_w).logsumexp(0) - 2 * total  # log of 1 / ESS
-        self.pareto_k = pareto_k(log_w)
-        halves = [part.logsumexp(0) - math.log(len(part)) for part in (log_w[::2], log_w[1::2]) if len(part)]
-        self.doubling = self.values - torch.stack(halves).mean(0)
-
-
-def _summary(parts: list[list[Tensor]], n_samples: int, weights: np.ndarray | None, groups: Any) -> LogLikelihood:
-    pooled = [_Block(torch.cat(block)) for block in zip(*parts, strict=True)]
-
+def _summary(pool: list[PooledWeights], weights: np.ndarray | None, groups: Any) -> LogLikelihood:
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([to_numpy(getattr(block, name)) for block in pooled])
+        return np.concatenate([to_numpy(getattr(block, name)) for block in pool], axis=-1)
 
-    values, s = joined("values"), n_samples * len(parts)
-    size = np.exp(-joined("log_square"))
-    # s = 1 has no spread to estimate an error from
-    error = np.sqrt(np.maximum(s / size - 1, 0) / (s - 1)) if s > 1 else np.full_like(values, math.nan)
+    log_p = np.concatenate([to_numpy(torch.stack(block.log_p)) for block in pool], axis=-1)  # (M, N)
+    values = joined("values")
     return LogLikelihood(
         values=values,
-        effective_sample_size=size,
+        effective_sample_size=joined("effective_sample_size"),
         pareto_k=joined("pareto_k"),
-        std_error=error,
-        doubling=float(joined("doubling").mean()) if s > 1 else math.nan,
+        std_error=joined("std_error"),
+        doubling=float(joined("doubling").mean()),
         estimate=Estimate.of(values, weights=weights, groups=groups),
-        n_importance_samples=n_samples,
-        n_models=len(parts),
+        n_importance_samples=pool[0].n_samples,
+        n_models=len(log_p),
+        over_models=OverModels.of(log_p, weights) if len(log_p) > 1 else None,
     )
 
 
@@ -244,7 +240,7 @@ def _log_weights(
     refinement_steps: int,
     known: Frame | None,
     told: Callable[[int], None],
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """log p(x, z) - log e(z given x) of blocks of rows: each (n, R), float64.
 
     Memory: `batch_size` decoded rows at a time, whatever n, N and the size of x.
@@ -255,7 +251,6 @@ def _log_weights(
     search = RowNoise(len(batch), random_state, stream + REFINEMENT_STREAM)
     refined = Refinement(vae, proposal, batch, codes, search, refinement_steps)
     budget = batch_size or decoder_rows(batch)
-    result = []
     with frozen(vae, proposal, random_state=random_state):
         for chunk in blocks(len(batch), max(1, budget // (2 * PAIRS))):
             part = batch[chunk].to(vae.device)
@@ -271,6 +266,5 @@ def _log_weights(
                     log_p = torch.cat([log_joint(vae, part[rows], z[picked]) for picked in draws])
                     log_w = log_p.double() - log_e.double()
                     # a draw where p(x, z) is 0 or overflowed carries no weight
-                    result.append(torch.where(log_w.isnan(), -math.inf, log_w).cpu())
+                yield torch.where(log_w.isnan(), -math.inf, log_w).cpu()
             told(chunk.stop)
-    return result

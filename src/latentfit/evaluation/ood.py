@@ -14,6 +14,7 @@ import torch
 
 from latentfit.errors import InputError, ReliabilityWarning
 from latentfit.evaluation.likelihood import log_likelihood
+from latentfit.evaluation.pooling import effective_draws
 from latentfit.evaluation.proposal import Proposal
 from latentfit.evaluation.rows import as_models
 from latentfit.model.vae import VAEModule
@@ -60,7 +61,7 @@ class OODScores:
     @property
     def effective_draws(self) -> np.ndarray:
         """(N,) (sum w)^2 / sum w^2 of w_m = p(x given w_m), from 1 to M: how many draws explain x."""
-        return np.exp(2 * np.logaddexp.reduce(self.per_draw, 0) - np.logaddexp.reduce(2 * self.per_draw, 0))
+        return effective_draws(self.per_draw)
 
     @property
     def table(self) -> pd.DataFrame:

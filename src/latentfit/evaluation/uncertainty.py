@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,10 +23,15 @@ from latentfit.evaluation.rows import as_models, blocks, evaluation_rows
 from latentfit.model.contracts import LOG_2PI
 from latentfit.model.vae import VAEModule
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 #: points of a marginal density, and how far beyond the outermost posterior, in its standard deviations
 POINTS, BEYOND = 101, 3.0
 #: rows at once
 ROWS = 256
+#: of a band, where the draws are many enough
+LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class LatentDistribution:
         mean: (N, D) of the mixture over draws.
         aleatoric: (N, D) mean over draws of the variance; epistemic: (N, D) variance over draws of the mean. They sum
             to the variance of the mixture; times M / (M - 1), `epistemic` estimates that of all weights without bias.
-        information: (N,) mutual information of z and the draw, nats: entropy of the mixture minus mean entropy. At most
-            log M, and below that of all weights.
+        information: (N,) mutual information of z and the draw, nats: entropy of the mixture minus mean entropy. From 0
+            to log M, and below that of all weights: each draw is part of the mixture it is compared with.
         grid: (D, P) points; density: (M, D, P) marginal density of the aggregate posterior at them, of each draw.
     """
 
@@ -53,10 +59,31 @@ class LatentDistribution:
         """The epistemic share of the variance, over all rows and units."""
         return float(self.epistemic.sum() / (self.aleatoric.sum() + self.epistemic.sum()))
 
-    def band(self, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Quantiles over draws of the marginal densities of q(z): two arrays (D, P)."""
-        low, high = np.quantile(self.density, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
+    def band(self, level: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Two curves (D, P) between which another draw's marginal density of q(z) lies with probability `level`.
+
+        Args:
+            level: at each point; by default 0.9, or what so few draws can reach, (M - 1) / (M + 1).
+
+        Raises:
+            InputError: a level that so few draws cannot reach, with how many can.
+        """
+        return _band(self.density, level)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One line for each row: information in nats, and the variances summed over units."""
+        import pandas as pd
+
+        aleatoric, epistemic = self.aleatoric.sum(1), self.epistemic.sum(1)
+        share = epistemic / (aleatoric + epistemic)
+        return pd.DataFrame(
+            {"information": self.information, "aleatoric": aleatoric, "epistemic": epistemic, "epistemic_share": share}
+        )
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps({name: np.asarray(value).tolist() for name, value in vars(self).items()})
 
     def __str__(self) -> str:
         return (
@@ -78,17 +105,28 @@ class LatentInvariants:
     active_units: np.ndarray
     prior_gap: np.ndarray
 
-    def band(self, level: float = 0.9) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Quantiles over models, by name."""
-        ends = [(1 - level) / 2, (1 + level) / 2]
-        values = {"spectrum": self.spectrum, "active_units": self.active_units, "prior_gap": self.prior_gap}
-        return {name: tuple(np.quantile(value, ends, axis=0)) for name, value in values.items()}
+    def band(self, level: float | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By name, ends between which another model's value lies with probability `level`: see `LatentDistribution`."""
+        return {name: _band(value, level) for name, value in vars(self).items()}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One line for each model."""
+        import pandas as pd
+
+        columns = {f"spectrum_{i}": values for i, values in enumerate(self.spectrum.T)}
+        return pd.DataFrame({"prior_gap": self.prior_gap, "active_units": self.active_units, **columns})
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps({name: np.asarray(value).tolist() for name, value in vars(self).items()})
 
     def __str__(self) -> str:
-        (low, high), (few, many) = self.band()["prior_gap"], self.band()["active_units"]
+        found = self.band()
+        (low, high), (few, many) = found["prior_gap"], found["active_units"]
         return (
             f"{len(self.spectrum)} models: prior gap {low:.2f} to {high:.2f} nats, {few:.0f} to {many:.0f} active "
-            "units (5 % to 95 %)"
+            f"units (where another would lie with probability {_level(len(self.spectrum), None):.0%})"
         )
 
 
@@ -108,8 +146,8 @@ def latent_distribution(
 
     For each draw of the weights p(z given x, w) is the encoder's Gaussian refined on the row under that draw's decoder:
     the best Gaussian, not the encoder's amortised one, which would not know of the decoder's weights. The first part is
-    aleatoric (z is not determined by x), the second epistemic (the weights are not determined by the data). Entropies
-    of mixtures are means over `n_samples` draws of z from each component.
+    aleatoric (z is not determined by x), the second epistemic (the weights are not determined by the data). The
+    information is a mean over `n_samples` draws of z from each component.
 
     N(0, I) does not change under rotations, so two VAEs trained apart have different coordinates, and a variance
     between them is meaningless. One encoder for all draws, or draws around one trained encoder, is needed.
@@ -219,10 +257,14 @@ def _log_normal(codes: Codes, rows: slice, z: Tensor) -> Tensor:
 
 
 def _information(codes: Sequence[Codes], n_samples: int, random_state: int) -> np.ndarray:
+    """log M - E_z[entropy of the draw given z], which is I(z; draw), z from the mixture: (N,).
+
+    Unbiased as E[log p(z given x, w) - log mixture] is, with less noise and never below 0.
+    """
     generator = torch.Generator().manual_seed(random_state)
     result = []
     for rows in blocks(len(codes[0].mean), ROWS):
-        terms = []
+        unknown = []
         for own in codes:
             mean = own.mean[rows].double()
             eps = torch.randn((n_samples, *mean.shape), dtype=torch.float64, generator=generator)
@@ -230,10 +272,31 @@ def _information(codes: Sequence[Codes], n_samples: int, random_state: int) -> n
                 z = mean + own.std[rows].double() * eps
             else:
                 z = mean + (own.scale_tril[rows].double() @ eps.unsqueeze(-1)).squeeze(-1)
-            log_mixture = torch.stack([_log_normal(other, rows, z) for other in codes]).logsumexp(0)
-            terms.append((_log_normal(own, rows, z) - log_mixture + math.log(len(codes))).mean(0))
-        result.append(torch.stack(terms).mean(0))
-    return torch.cat(result).clamp(min=0).numpy()  # at least 0, whatever the noise
+            log_draw = torch.stack([_log_normal(other, rows, z) for other in codes]).log_softmax(0)  # (M, S, R)
+            unknown.append(torch.special.entr(log_draw.exp()).sum(0).mean(0))
+        result.append(math.log(len(codes)) - torch.stack(unknown).mean(0))
+    return torch.cat(result).clamp(min=0).numpy()  # rounding
+
+
+def _level(n_draws: int, level: float | None) -> float:
+    most = (n_draws - 1) / (n_draws + 1)  # of n + 1 exchangeable values, the last is neither least nor greatest
+    if level is None:
+        return min(LEVEL, most)
+    if not 0 < level <= most + 1e-9:
+        enough = f"; {math.ceil(round((1 + level) / (1 - level), 6))} draws would do" if most < level < 1 else ""
+        raise InputError(f"band: {n_draws} draws give a level above 0 and at most {most:.2f}, got {level}{enough}.")
+    return level
+
+
+def _band(values: np.ndarray, level: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Ends between which one more of exchangeable draws lies with probability `level`: (M, ...) -> two of (...).
+
+    The quantiles of M draws at (1 +- level) / 2 as such would hold one more draw less often: of 10 draws 74 %, not 90.
+    """
+    level = _level(len(values), level)
+    # of the order statistics u, E[F(u_i)] = i / (M + 1)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
+    return low, high
 
 
 def _marginals(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
