@@ -286,7 +286,7 @@ def test_ninety_per_cent_bands_cover():
             if name == "mean_field":
 
                 def loss(batch: Batch, step: int, model=model, network=network) -> dict[str, Tensor]:
-                    return {"loss": model.loss(batch)["loss"] + network.parameter_kl() / len(x)}
+                    return {"loss": model.loss(batch)["loss"] + network.parameter_kl() / 30}
 
                 minimise(network, loss, rows, gradient)
             else:
