@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from latentfit import priors
 from latentfit.errors import CapabilityError, InputError
 from latentfit.flows import coupling_flow
+from latentfit.model.rows import CodeRows
 from latentfit.priors import fitting
 from latentfit.priors.em import candidates, features, fit_mixture, salience
 from latentfit.priors.fitting import LEAST_GAIN, LEAST_SHARE, default_max_steps, fit_by_gradient, pass_lengths
 from latentfit.priors.k_means import k_means
-from latentfit.priors.rows import CodeRows, exact_moments
+from latentfit.priors.moments import exact_moments
 
 
 def ring(n, seed, radius=2.0, std=0.2):
