@@ -32,9 +32,9 @@ from latentfit.evaluation import Codes, Estimate, prior_gap
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.ladder import climb, split_rows
 from latentfit.methods import METHODS
+from latentfit.model.rows import CodeRows
 from latentfit.priors import StandardNormalPrior
 from latentfit.priors.em import MixtureFit, fit_mixture
-from latentfit.priors.rows import CodeRows
 
 
 def clusters(n: int, dim: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from latentfit import priors
 from latentfit.errors import CapabilityError, InputError
 from latentfit.flows import coupling_flow
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors import fitting
 from latentfit.priors.em import candidates, features, fit_mixture, salience
 from latentfit.priors.fitting import LEAST_GAIN, LEAST_SHARE, default_max_steps, fit_by_gradient, pass_lengths
 from latentfit.priors.k_means import k_means
-from latentfit.priors.rows import CodeRows, exact_moments
+from latentfit.priors.moments import exact_moments
 
 
 def ring(n, seed, radius=2.0, std=0.2):
@@ -310,7 +311,7 @@ def test_a_fit_goes_on_while_a_pass_raises_the_gap(monkeypatch):
         return SimpleNamespace(best_value=next(values))
 
     monkeypatch.setattr(fitting, "minimise", minimise)
-    fit_by_gradient(prior, rows, rows, max_steps=None, random_state=0, progress=None)
+    fit_by_gradient(prior, rows, FitOptions(), rows)
     assert ran == pass_lengths(default_max_steps(400, 2))[:3]
     assert max(LEAST_GAIN, 1.2 * LEAST_SHARE) > 0.005
 
@@ -328,5 +329,5 @@ def test_a_fit_never_ends_below_its_start(monkeypatch, max_steps):
 
     monkeypatch.setattr(fitting, "minimise", minimise)
     rows = CodeRows(torch.zeros(400, 2), torch.ones(400, 2))
-    fit_by_gradient(prior, rows, rows, max_steps=max_steps, random_state=0, progress=None)
+    fit_by_gradient(prior, rows, FitOptions(max_steps), rows)
     assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())

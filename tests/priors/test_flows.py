@@ -11,6 +11,7 @@ import torch
 
 from latentfit import priors, saving
 from latentfit.errors import CapabilityError, InputError, LatentfitWarning, OutOfBoxWarning, ReliabilityWarning
+from latentfit.model import CodeRows, FitOptions
 from latentfit.priors import as_prior, flow_for
 from latentfit.priors import flow as flow_module
 
@@ -209,7 +210,7 @@ def test_a_flow_can_start_at_a_mixture(monkeypatch, name, covariance):
     mean[:, 1] = 300.0 + 20.0 * mean[:, 0] + mean[:, 1]
     mixture = priors.create("mixture", latent_dim=5, n_components=4, covariance=covariance).fit(mean, std=std)
     prior = small(name, 5, base=priors.create("mixture", latent_dim=5, n_components=4))
-    prior.fit(mean, std=std, start=(mixture, mean, std))
+    prior.fit_rows(CodeRows(mean, std), FitOptions(), start=(mixture, CodeRows(mean, std)))
     z = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(prior.log_prob(z), mixture.log_prob(z), atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(
@@ -222,7 +223,7 @@ def test_a_start_keeps_the_law_of_the_active_units(monkeypatch):
     mean, std = codes(4, collapsed=(1,))
     mixture = priors.create("mixture", latent_dim=4, n_components=1).fit(mean, std=std)
     prior = small("realnvp", 4, base=priors.create("mixture", latent_dim=4, n_components=1))
-    prior.fit(mean, std=std, start=(mixture, mean, std))
+    prior.fit_rows(CodeRows(mean, std), FitOptions(), start=(mixture, CodeRows(mean, std)))
     assert prior.active == (0, 2, 3)
     z = prior.double().sample(200_000, generator=torch.Generator().manual_seed(0))[:, [0, 2, 3]]
     own = mixture.double().sample(200_000, generator=torch.Generator().manual_seed(1))[:, [0, 2, 3]]
@@ -234,7 +235,7 @@ def test_a_start_that_cannot_be_is_named():
     mean, std = codes(2)
     mixture = priors.create("mixture", latent_dim=2, n_components=3).fit(mean, std=std, max_steps=2)
     with pytest.raises(InputError, match="the base must be a mixture"):
-        small("realnvp", 2).fit(mean, std=std, start=(mixture, mean, std))
+        small("realnvp", 2).fit_rows(CodeRows(mean, std), FitOptions(), start=(mixture, CodeRows(mean, std)))
     base = priors.create("mixture", latent_dim=2, n_components=2)
     with pytest.raises(InputError, match="A mixture of 3 components cannot start one of 2"):
-        small("realnvp", 2, base=base).fit(mean, std=std, start=(mixture, mean, std))
+        small("realnvp", 2, base=base).fit_rows(CodeRows(mean, std), FitOptions(), start=(mixture, CodeRows(mean, std)))

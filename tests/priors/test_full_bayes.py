@@ -13,11 +13,11 @@ from scipy import stats
 from latentfit import priors
 from latentfit.data.batch import Batch
 from latentfit.model import ELBO, VAEModule
+from latentfit.model.rows import CodeRows
 from latentfit.posteriors import DiagonalGaussian
 from latentfit.priors import sticks
 from latentfit.priors.hierarchical import _statistics
 from latentfit.priors.normal_wishart import Hyper, Statistics, divergence
-from latentfit.priors.rows import CodeRows
 
 COVARIANCES = ("full", "diagonal")
 

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, LowRankMultivariateNo
 
 from latentfit.adapters.calls import ForeignCall
 from latentfit.errors import CapabilityError, DataWarning, InputError
-from latentfit.model.contracts import as_std
+from latentfit.model.rows import as_std
 
 Spread = Literal["std", "var", "logvar", "scale_tril"]
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from latentfit.errors import InputError
 from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
-from latentfit.model.contracts import as_std
+from latentfit.model.rows import as_std
 from latentfit.model.vae import VAEModule
 
 #: rows encoded at once
@@ -61,7 +61,7 @@ class Codes:
         """Codes from arrays or tensors: mean and exactly one spread, each (N, *event_shape).
 
         Raises:
-            InputError: see `latentfit.model.contracts.as_std`; fewer than two rows; other than one group a
+            InputError: see `latentfit.model.rows.as_std`; fewer than two rows; other than one group a
                 row.
         """
         mean = _floating(mean)

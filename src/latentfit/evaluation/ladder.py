@@ -16,6 +16,7 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import defensive_weight, prior_gap_per_row, require_exact
 from latentfit.methods import LADDER
 from latentfit.model.contracts import Prior
+from latentfit.model.rows import CodeRows, FitOptions, code_rows
 from latentfit.priors import DefensiveMixture, MixturePrior, create
 
 RUNGS = LADDER
@@ -165,18 +166,10 @@ def climb(
         prior = _create(wanted, codes_train, below) if isinstance(wanted, str) else wanted
         name = wanted if isinstance(wanted, str) else prior.name or type(prior).__name__
         started = time.perf_counter()
-        mean, std = codes_train.gaussian_rows()
         few = codes_validation[:: max(1, len(codes_validation) // MOST_VALIDATION_ROWS)]  # rows may be sorted
-        start: dict[str, Any] = {} if below is None else {"start": (below, *few.gaussian_rows())}
-        prior.fit(
-            mean,
-            std=std,
-            context=codes_train.context,
-            max_steps=max_steps,
-            random_state=random_state,
-            progress=None if progress is None else _labelled(progress, name),
-            **start,
-        )
+        options = FitOptions(max_steps, random_state, None if progress is None else _labelled(progress, name))
+        start: dict[str, Any] = {} if below is None else {"start": (below, _rows(few, prior))}
+        prior.fit_rows(_rows(codes_train, prior), options, **start)
         seconds = time.perf_counter() - started
         prior.eval()
         n_weight = max(1, min(8, MOST_WEIGHT_DRAWS // len(few)))
@@ -295,3 +288,9 @@ def _mixture_below(wanted: str | Prior, found: Sequence[Rung]) -> MixturePrior |
 
 def _labelled(progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda step, steps: progress(name, step, steps)
+
+
+def _rows(codes: Codes, prior: Prior) -> CodeRows:
+    """What a prior is fitted to."""
+    mean, std = codes.gaussian_rows()
+    return code_rows(prior.event_shape, mean, std=std, context=codes.context if prior.context_features else None)

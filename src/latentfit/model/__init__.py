@@ -7,16 +7,18 @@ from latentfit.model.contracts import (
     Penalty,
     Posterior,
     Prior,
-    as_std,
 )
 from latentfit.model.fitting import RECIPE, fit
 from latentfit.model.objective import ELBO
+from latentfit.model.rows import CodeRows, FitOptions, as_std
 from latentfit.model.vae import VAEModule
 
 __all__ = [
     "ELBO",
     "RANKABLE",
     "RECIPE",
+    "CodeRows",
+    "FitOptions",
     "LatentDistribution",
     "Likelihood",
     "Penalty",

@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError
+from latentfit.model.rows import CodeRows, FitOptions, code_rows
 from latentfit.registry import Component
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Density = Literal["exact", "unbiased", "log_unbiased", "approximate", "none"]
 BaseMeasure = Literal["mass", "density"]
 Shape = int | tuple[int, ...]
+
+LOG_2PI = math.log(2 * math.pi)
 
 #: only these densities enter log p(x), the certificate and the ranking
 RANKABLE: tuple[Density, ...] = ("exact", "unbiased")
@@ -41,13 +44,15 @@ class Prior(Component, nn.Module, ABC):
     One object, three uses: inside the ELBO, fitted after training on a frozen VAE, dropped into a user's own model.
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
-    `density`, `training_log_prob`, `fit`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
+    `density`, `training_log_prob`, `fit_rows`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
     `unit_log_prob`, `n_stored` and `network_calls`.
     """
 
     event_shape: torch.Size
     #: what `log_prob` is; a class attribute or an instance property
     density: Density = "exact"
+    #: width of the context that `log_prob` and `sample` use; with 0 they ignore it
+    context_features: int = 0
     #: calls of a network (or of a matrix product of that size) to draw one sample, for ranking by price
     network_calls: int = 0
 
@@ -86,14 +91,28 @@ class Prior(Component, nn.Module, ABC):
     ) -> Self:
         """Fit to q(z) post hoc: mean and spread (N, *event_shape) of q(z given x) for N rows; returns itself.
 
-        Draws are made afresh in each epoch; closed forms use the moments. By default there is nothing to fit.
+        How each prior does it is told by its `fit_rows`. Draws are made afresh in each epoch; closed forms use the
+        moments.
+
+        Args:
+            mean: (N, *event_shape), a tensor or an array.
+            std, var, logvar: exactly one of them, like mean.
+            context: (N, C); ignored where the prior has no `context_features`.
+            max_steps: of the fit; the prior's own default otherwise.
+            random_state: it determines the fit.
+            progress: called with (step, steps).
 
         Raises:
-            InputError: not exactly one of std, var and logvar, or an impossible spread (see `as_std`).
+            InputError: an impossible spread (see `as_std`), another shape than the prior's, or fewer than two rows.
             CapabilityError: this prior cannot be fitted post hoc.
         """
-        as_std("fit", mean, std=std, var=var, logvar=logvar)
+        context = context if self.context_features else None
+        rows = code_rows(self.event_shape, mean, std=std, var=var, logvar=logvar, context=context)
+        self.fit_rows(rows, FitOptions(max_steps, random_state, progress))
         return self
+
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
+        """Fit to rows that are checked and flattened. By default there is nothing to fit."""
 
     def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
         """Receive the encoder and the training data, where the prior is made of them. Nothing by default."""
@@ -285,47 +304,3 @@ class Penalty(Component, nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Torch's parameter groups of what is trained here at a rate of its own; none by default."""
         return []
-
-
-def as_std(
-    what: str,
-    mean: Tensor,
-    *,
-    std: Tensor | None = None,
-    var: Tensor | None = None,
-    logvar: Tensor | None = None,
-) -> Tensor:
-    """The standard deviation from exactly one of std, var and logvar, each like mean (N, *event_shape).
-
-    A log-variance handed in as a standard deviation gives a wrong number in silence: negatives are refused by name.
-
-    Raises:
-        InputError: none or several given, another shape than mean, negative or not finite entries.
-    """
-    given = {key: value for key, value in {"std": std, "var": var, "logvar": logvar}.items() if value is not None}
-    if len(given) != 1:
-        got = " and ".join(given) or "none"
-        raise InputError(
-            f"{what}: give exactly one of std, var, logvar (got {got}). scvi's get_latent_representation("
-            "return_dist=True) returns var; most PyTorch VAEs return logvar."
-        )
-    ((name, spread),) = given.items()
-    if spread.shape != mean.shape:
-        raise InputError(f"{what}: {name} has shape {tuple(spread.shape)}, mean {tuple(mean.shape)}; they must agree.")
-    for label, value in (("mean", mean), (name, spread)):
-        if not bool(torch.isfinite(value).all()):
-            share = 1 - torch.isfinite(value).float().mean().item()
-            raise InputError(f"{what}: {label} has {share:.1%} entries that are not finite.")
-    if name == "logvar":
-        return (0.5 * spread).exp()
-    negative = (spread < 0).float().mean().item()
-    if negative > 0:
-        word = "standard deviation" if name == "std" else "variance"
-        raise InputError(
-            f"{name} has {negative:.0%} negative entries, so it is not a {word}; it looks like a log-variance "
-            f"(range {spread.min().item():.1f} to {spread.max().item():.1f}). Pass it as logvar=."
-        )
-    return spread.sqrt() if name == "var" else spread
-
-
-LOG_2PI = math.log(2 * math.pi)

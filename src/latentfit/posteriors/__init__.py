@@ -4,12 +4,12 @@ from latentfit.posteriors.diagonal import DiagonalPosterior
 from latentfit.posteriors.full import FullGaussianPosterior
 from latentfit.posteriors.gaussian import DiagonalGaussian, FullGaussian
 from latentfit.posteriors.iaf import IAFPosterior
-from latentfit.posteriors.noise import standard_normal
 from latentfit.posteriors.planar import PlanarPosterior
 from latentfit.posteriors.realnvp import RealNVPPosterior
 from latentfit.posteriors.support import SupportPosterior
 from latentfit.posteriors.sylvester import SylvesterPosterior
 from latentfit.registry import registry
+from latentfit.training.rng import standard_normal
 
 registry.register("posterior", "diagonal", DiagonalPosterior, aliases=("gaussian", "normal", "mean_field"))
 registry.register("posterior", "full", FullGaussianPosterior, aliases=("full_gaussian", "full_covariance"))

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from latentfit.model.contracts import LOG_2PI, LatentDistribution, Prior
-from latentfit.posteriors.noise import standard_normal
+from latentfit.training.rng import standard_normal
 
 
 class DiagonalGaussian(LatentDistribution):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
 from latentfit.errors import InputError
 from latentfit.model.contracts import RANKABLE, Density, Prior, Shape, as_shape
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.model.rows import CodeRows, FitOptions
 
 
 class DefensiveMixture(Prior):
@@ -86,27 +82,6 @@ class DefensiveMixture(Prior):
             z[rows.to(z.device)] = draws.to(z)
         return z.view(*shape, *self.event_shape)
 
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Fit the base; the anchor and the weight stay."""
-        self.base.fit(
-            mean,
-            std=std,
-            var=var,
-            logvar=logvar,
-            context=context,
-            max_steps=max_steps,
-            random_state=random_state,
-            progress=progress,
-        )
-        return self
+        self.base.fit_rows(rows, options)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,7 +11,7 @@ from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors import sticks
 from latentfit.priors.components import component_log_prob
 from latentfit.priors.following import resize
@@ -26,11 +25,8 @@ from latentfit.priors.normal_wishart import (
     predictive,
     predictive_log_prob,
 )
-from latentfit.priors.rows import code_rows
 from latentfit.priors.variational import fit_mixture
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.training.rng import standard_normal
 
 #: a component of less weight is not counted as a cluster
 LEAST_WEIGHT = 0.01
@@ -149,30 +145,18 @@ class DirichletProcessPrior(Prior):
         return z.view(*shape, *self.event_shape)
 
     @torch.no_grad()
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Coordinate ascent on fresh draws in each of at most `max_steps` iterations (150 by default).
 
         n is the number of rows, however often each is drawn. Determined by `random_state`.
         """
-        rows = code_rows(self, mean, std, var, logvar)
         found = fit_mixture(
             rows,
             self.truncation,
             self.concentration,
-            max_iterations=150 if max_steps is None else max_steps,
-            random_state=random_state,
-            progress=progress,
+            max_iterations=150 if options.max_steps is None else options.max_steps,
+            random_state=options.random_state,
+            progress=options.progress,
         )
         like, dim = self.mean, rows.mean.shape[1]
         hyper = found.hyper
@@ -192,7 +176,6 @@ class DirichletProcessPrior(Prior):
         for name, value in values.items():
             setattr(self, name, nn.Parameter(value.to(like)))
         self.n_rows.fill_(len(rows))
-        return self
 
     def _counts(self) -> Tensor:
         """n_k (K,), float64."""

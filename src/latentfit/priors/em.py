@@ -18,9 +18,10 @@ from torch import Generator, Tensor
 
 from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI
+from latentfit.model.rows import CodeRows
 from latentfit.priors.components import component_log_prob
 from latentfit.priors.k_means import k_means
-from latentfit.priors.rows import CodeRows, moments
+from latentfit.priors.moments import moments
 
 Covariance = Literal["full", "diagonal"]
 

@@ -12,10 +12,10 @@ from torch import Generator, Tensor, nn
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.following import ENCODED, gaussian, in_eval, resize
 from latentfit.priors.gaussians import rows_at_once
-from latentfit.priors.rows import CodeRows, code_rows
+from latentfit.training.rng import standard_normal
 
 if TYPE_CHECKING:
     from typing import Self
@@ -151,30 +151,18 @@ class ExemplarPrior(Prior):
         return (means[which] + self.log_std.exp() * noise).view(*shape, *self.event_shape)
 
     @torch.no_grad()
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """The codes' means as exemplars; s by EM on the leave-one-out density of draws of q(z given x).
 
         At most `max_steps` iterations (100 by default), on at most 2,000 rows. Determined by `random_state`.
         """
-        rows = code_rows(self, mean, std, var, logvar)
-        generator = torch.Generator().manual_seed(random_state)
+        generator = torch.Generator().manual_seed(options.random_state)
         order = torch.randperm(len(rows), generator=generator).to(rows.mean.device)
         rows = rows[order[: self.n_exemplars]]
         self.means = rows.mean.to(self.log_std)
         self.rows = self._followed = None
-        self._fit_width(rows, WIDTH_ITERATIONS if max_steps is None else max_steps, generator, progress)
-        return self
+        iterations = WIDTH_ITERATIONS if options.max_steps is None else options.max_steps
+        self._fit_width(rows, iterations, generator, options.progress)
 
     def _fit_width(
         self, rows: CodeRows, iterations: int, generator: Generator, progress: Callable[[int, int], None] | None

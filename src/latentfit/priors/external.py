@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -11,12 +10,10 @@ from torch import Generator, Tensor
 from latentfit.errors import CapabilityError, InputError
 from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import Prior, Shape, as_shape
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.fitting import fit_by_gradient
 from latentfit.priors.foreign import generator_as_global
-from latentfit.priors.rows import code_rows, exact_moments
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.priors.moments import exact_moments
 
 
 class ExternalPrior(Prior):
@@ -92,29 +89,16 @@ class ExternalPrior(Prior):
         z, _ = self.whitening.inverse(u.reshape(-1, self.event_shape.numel()).to(self.whitening.weight))
         return z.reshape(*shape, *self.event_shape)
 
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Whiten by the exact moments of q(z) and maximise log p on fresh draws, from the parameters it has.
 
         Raises:
             CapabilityError: a distribution without parameters.
         """
-        rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
         if self.n_parameters == 0:
             raise CapabilityError("Your distribution has no learnable parameters, so there is nothing to fit.")
         self.whitening.set_moments(*exact_moments(rows))
-        fit_by_gradient(self, rows, max_steps=max_steps, random_state=random_state, progress=progress)
-        return self
+        fit_by_gradient(self, rows, options)
 
     def _given(self, context: Tensor | None, shape: torch.Size) -> Any:
         """The object with log_prob and sample, for this context."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from latentfit.data.batch import Batch
 from latentfit.model.contracts import LOG_2PI, Prior
-from latentfit.priors.rows import CodeRows
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.training import ProgressEvent, Recipe, independent_seeds, minimise
 
 #: rows of a batch: an eighth of the data within these
@@ -69,11 +68,8 @@ def pass_lengths(max_steps: int) -> list[int]:
 def fit_by_gradient(
     prior: Prior,
     rows: CodeRows,
+    options: FitOptions,
     held_out: CodeRows | None = None,
-    *,
-    max_steps: int | None,
-    random_state: int,
-    progress: Callable[[int, int], None] | None,
     learning_rate: float = LEARNING_RATE,
 ) -> None:
     r"""Minimise minus the mean log p(z), z ~ q(z given x) drawn afresh in every batch.
@@ -84,6 +80,7 @@ def fit_by_gradient(
     E log p(z) - log N(z; 0, I) on the held-out rows by a hundredth of T, and by 0.01 nats**: what doubles the time has
     to change the answer.
     """
+    max_steps, random_state, progress = options.max_steps, options.random_state, options.progress
     like = next(prior.parameters())
     if held_out is None:
         rows, held_out = rows.split(0.1, torch.Generator().manual_seed(random_state))

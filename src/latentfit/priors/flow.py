@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -15,22 +15,17 @@ from latentfit.errors import InputError, OutOfBoxWarning, ReliabilityWarning
 from latentfit.flows.sequence import Sequence, outside_box
 from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Density, Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
+from latentfit.model.rows import CodeRows, FitOptions
+from latentfit.priors.active import FULL_WHITENING_UP_TO, active_units, units_of
 from latentfit.priors.fitting import fit_by_gradient
 from latentfit.priors.mixture import MixturePrior
-from latentfit.priors.rows import CodeRows, code_rows, exact_moments
+from latentfit.priors.moments import exact_moments
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.priors.transported import start_at
 from latentfit.registry import registry
 from latentfit.training import isolated_rng
+from latentfit.training.rng import standard_normal
 
-if TYPE_CHECKING:
-    from typing import Self
-
-#: above this many dimensions the whitening uses variances alone: a (D, D) matrix would dominate the flow
-FULL_WHITENING_UP_TO = 512
-#: nats per row that leaving collapsed units at N(0, 1) may cost in all
-LEAST_NATS = 0.01
 #: share of coordinates outside a spline's box, and round-trip error in standard deviations, that a fit warns of
 LARGEST_SHARE_OUTSIDE, LARGEST_INVERSE_ERROR = 1e-3, 1e-3
 #: rows, and samples, that these two are measured on
@@ -127,25 +122,13 @@ class FlowPrior(Prior, ABC):
         rows = rows if self.active is None else rows[..., self._units]
         return outside_box(self.flow, self.whitening(rows)[0], self._context(context))
 
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-        start: tuple[MixturePrior, Tensor, Tensor] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions, start: tuple[MixturePrior, CodeRows] | None = None) -> None:
         """Whiten by the exact moments of q(z), start the flow anew, and maximise log p on fresh draws.
 
         At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
         weights kept. A learnable base starts at its own fit, or at `start`: a mixture that is already fitted to these
-        rows, and the means and standard deviations of other rows, the only ones that can then be held out. p starts as
-        that mixture. Determined by `random_state`.
+        rows, and other rows, the only ones that can then be held out. p starts as that mixture. Determined by
+        `random_state`.
 
         Raises:
             InputError: a `start` that this base cannot be.
@@ -154,28 +137,24 @@ class FlowPrior(Prior, ABC):
             OutOfBoxWarning: more than 0.1 % of coordinates lie where the splines leave them as they are.
             ReliabilityWarning: the flow does not invert its own samples to 0.001 standard deviations.
         """
-        rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
         self._choose_active(rows)
         self.whitening.set_moments(*exact_moments(self._seen(rows)))
-        with isolated_rng(random_state, self.whitening.mean.device):
+        with isolated_rng(options.random_state, self.whitening.mean.device):
             self.flow.reset_parameters()
         if start is None:
             # apart before the base is fitted: rows that it has seen would call every step of the flow a loss
-            fitted, held_out = rows.split(0.1, torch.Generator().manual_seed(random_state))
-            self._fit_base(self._seen(fitted), random_state)
+            fitted, held_out = rows.split(0.1, torch.Generator().manual_seed(options.random_state))
+            self._fit_base(self._seen(fitted), options.random_state)
         else:
-            fitted, held_out = rows, code_rows(self, start[1], start[2], None, None)
-            self._start_base(start[0])
-        fit_by_gradient(self, fitted, held_out, max_steps=max_steps, random_state=random_state, progress=progress)
-        self._check(rows, random_state)
-        return self
+            (below, held_out), fitted = start, rows
+            self._start_base(below)
+        fit_by_gradient(self, fitted, options, held_out)
+        self._check(rows, options.random_state)
 
     def _act_on(self, active: tuple[int, ...] | None, base: Prior | None) -> None:
         """Whitening, flow and base over these units, as they start."""
         dim = self.event_shape.numel()
-        units = list(range(dim)) if active is None else list(active)
-        if not units or sorted({*units} & {*range(dim)}) != units:
-            raise InputError(f"{self.name or 'flow'}: active must be rising units of {dim}, got {active}.")
+        units, others = units_of(active, dim, self.name or "flow")
         shape = self.event_shape if active is None else torch.Size([len(units)])
         if base is not None and base.event_shape != shape:
             got, wanted = tuple(base.event_shape), tuple(shape)
@@ -183,7 +162,6 @@ class FlowPrior(Prior, ABC):
                 f"{self.name or 'flow'}: the base is over latents of shape {got}, not {wanted}; give it the same."
             )
         self.active = None if active is None else tuple(units)
-        others = [j for j in range(dim) if j not in set(units)]
         self.register_buffer("_units", torch.tensor(units), persistent=False)
         self.register_buffer("_others", torch.tensor(others, dtype=torch.long), persistent=False)
         self.whitening = Whitening(len(units), full=len(units) <= FULL_WHITENING_UP_TO)
@@ -197,18 +175,11 @@ class FlowPrior(Prior, ABC):
         return CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
 
     def _choose_active(self, rows: CodeRows) -> None:
-        r"""Leave the collapsed units out of the flow, together at most `LEAST_NATS`.
-
-        KL(q(z_j | z_others) || N(0, 1)) <= E_x KL(q(z_j | x) || N(0, 1)) by convexity: the latter's sum over the units
-        left out bounds what it costs.
-        """
-        kl = (0.5 * (rows.mean.square() + rows.std.square() - 1) - rows.std.log()).double().mean(0).cpu()
-        order = kl.argsort()
-        n_others = int((kl[order].cumsum(0) <= LEAST_NATS).sum())
+        """Leave the collapsed units out of the flow."""
         arguments = self.base.config()["args"]
         if "latent_dim" not in arguments:
             return  # a base made of other priors cannot be made anew for fewer units
-        active = None if n_others in (0, len(kl)) else tuple(sorted(order[n_others:].tolist()))
+        active = active_units(rows)
         if active == self.active:
             return
         shape = self.event_shape if active is None else torch.Size([len(active)])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -13,15 +11,12 @@ from torch import Generator, Tensor
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
 from latentfit.model.contracts import Density, Shape, as_shape
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.ode import Solver, State, integrate, integrate_adaptive
-from latentfit.priors.rows import code_rows
 from latentfit.priors.second_model import SecondModel, ticks
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.priors.velocity import Velocity, VelocityConv, VelocityMLP
 from latentfit.training import isolated_rng, minimise
-
-if TYPE_CHECKING:
-    from typing import Self
 
 QUARTER = math.pi / 2
 #: nats that halving the steps may change log p by, in nine of ten held-out codes; steps tried; codes looked at
@@ -133,18 +128,7 @@ class FlowMatchingPrior(SecondModel):
             (y,), _ = integrate_adaptive(field, (batch.x,), 0.0, QUARTER, tolerance)
         return self._outside(y.flatten(1), shape, generator)
 
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Whiten by the exact moments of q(z), start anew, regress on fresh draws, and find the steps log p needs.
 
         At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
@@ -153,10 +137,9 @@ class FlowMatchingPrior(SecondModel):
         Warns:
             ReliabilityWarning: 128 steps leave an error above 0.01 nat, so that the density is only approximate.
         """
-        rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
-        codes = self._codes(rows, max_steps, random_state)
+        codes = self._codes(rows, options)
         device = self.whitening.mean.device
-        with isolated_rng(random_state, device):
+        with isolated_rng(options.random_state, device):
             self.velocity.reset_parameters()
             held_out = self._batch(codes.held_out.x, codes.held_out.context)
             fixed = torch.randn_like(held_out.x)
@@ -171,12 +154,11 @@ class FlowMatchingPrior(SecondModel):
             codes.rows,
             codes.recipe,
             validate=torch.no_grad()(lambda: float(self._regression(held_out, fixed, 0.5))),
-            random_state=random_state,
-            progress=ticks(progress),
+            random_state=options.random_state,
+            progress=ticks(options.progress),
             what=f"fit {self.name}",
         )
-        self._find_steps(held_out, random_state)
-        return self
+        self._find_steps(held_out, options.random_state)
 
     def _regression(self, batch: Batch, u: Tensor, offset: float) -> Tensor:
         """Mean squared error per dimension, angles stratified over the batch."""

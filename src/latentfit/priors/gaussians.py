@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from latentfit.posteriors.noise import standard_normal
 from latentfit.priors.components import component_log_prob
 from latentfit.priors.foreign import generator_as_global
+from latentfit.training.rng import standard_normal
 
 #: numbers in one block of rows by components: 16 MB in float32, and 256 MB where kernels are launched
 BLOCK, BLOCK_ON_DEVICE = 1 << 22, 1 << 26

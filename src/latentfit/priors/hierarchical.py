@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,8 +10,9 @@ from torch import Generator, Tensor, nn
 from latentfit.data.batch import Batch
 from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.gaussians import stretches
+from latentfit.priors.moments import BLOCK_ROWS, moments
 from latentfit.priors.normal_wishart import (
     Hyper,
     Statistics,
@@ -22,10 +22,7 @@ from latentfit.priors.normal_wishart import (
     predictive,
     predictive_log_prob,
 )
-from latentfit.priors.rows import BLOCK_ROWS, CodeRows, code_rows, moments
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.training.rng import standard_normal
 
 #: s and kappa0 before the data have said better
 START_ROWS = 10.0
@@ -125,23 +122,11 @@ class HierarchicalPrior(Prior):
         return (self.mean + offset).reshape(*shape, *self.event_shape)
 
     @torch.no_grad()
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """The conjugate posterior given the exact moments of q(z), its hyper-prior by evidence; nothing is random.
 
         n is the number of rows, however often each would be drawn.
         """
-        rows = code_rows(self, mean, std, var, logvar)
         statistics = _statistics(rows, self.covariance)
         hyper = statistics.best_hyper()
         centre, covariance = statistics.posterior(hyper)
@@ -159,7 +144,6 @@ class HierarchicalPrior(Prior):
             self.lower.copy_(factor.flatten()[lower_index(len(factor))])
         else:
             self.log_diagonal.copy_(-0.5 * covariance.flatten().log())
-        return self
 
     @property
     def _dim(self) -> int:

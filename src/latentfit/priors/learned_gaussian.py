@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
-from latentfit.priors.rows import code_rows, exact_moments
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.model.rows import CodeRows, FitOptions
+from latentfit.priors.moments import exact_moments
+from latentfit.training.rng import standard_normal
 
 
 class LearnedGaussianPrior(Prior):
@@ -98,20 +95,8 @@ class LearnedGaussianPrior(Prior):
         return log_precision - 0.5 * (u.square() + LOG_2PI)
 
     @torch.no_grad()
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Set the moments to those of q(z), in closed form (see `exact_moments`); nothing is random."""
-        rows = code_rows(self, mean, std, var, logvar)
         if self.covariance == "diagonal":  # by coordinates: a large spatial latent has no (D, D) matrix
             centre = rows.mean.mean(0)
             variance = (rows.mean - centre).square().mean(0) + rows.std.square().mean(0)
@@ -125,7 +110,6 @@ class LearnedGaussianPrior(Prior):
             self.log_diagonal.copy_(inverse.diagonal().log())
             self.lower.copy_(inverse.flatten()[lower_index(dim)])
         self.mean.copy_(centre)
-        return self
 
     def _factor(self) -> Tensor:
         return unpack_lower(self.log_diagonal.exp(), self.lower, self.below)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,13 +10,10 @@ from torch import Generator, Tensor, nn
 from latentfit.errors import InputError
 from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import Prior, Shape, as_shape
-from latentfit.posteriors.noise import standard_normal
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.components import component_log_prob
 from latentfit.priors.em import fit_mixture
-from latentfit.priors.rows import code_rows
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.training.rng import standard_normal
 
 #: components before a fit has chosen their number
 START_COMPONENTS = 10
@@ -106,32 +102,20 @@ class MixturePrior(Prior):
         return z.view(*shape, *self.event_shape)
 
     @torch.no_grad()
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """EM on fresh draws in each of at most `max_steps` iterations (60 by default).
 
         One row in ten is held out: the iterate is the best on these, and with `n_components="auto"` the
         number the smallest within one standard error of the best after a fifth of the iterations, which every
         number gets. It is the configuration from then on. Determined by `random_state`.
         """
-        rows = code_rows(self, mean, std, var, logvar)
         found = fit_mixture(
             rows.to("cpu", rows.mean.dtype),  # so that a GPU's rows give the same mixture
             "auto" if self.automatic else self.n_components,
             self.covariance,
-            max_iterations=60 if max_steps is None else max_steps,
-            random_state=random_state,
-            progress=progress,
+            max_iterations=60 if options.max_steps is None else options.max_steps,
+            random_state=options.random_state,
+            progress=options.progress,
         )
         if len(found.log_weight) != self.n_components:
             self._allocate(len(found.log_weight))
@@ -146,7 +130,6 @@ class MixturePrior(Prior):
         self.log_diagonal.copy_(diagonal.log())
         if self.covariance == "full":
             self.lower.copy_(found.factor.flatten(1)[:, lower_index(rows.mean.shape[1])])
-        return self
 
     def _factor(self) -> Tensor:
         """W_k (K, D, D), or its diagonal (K, D)."""

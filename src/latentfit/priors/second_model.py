@@ -16,16 +16,14 @@ from latentfit.data.rows import Rows
 from latentfit.errors import InputError
 from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Prior, Shape
-from latentfit.posteriors.noise import standard_normal
+from latentfit.model.rows import CodeRows, FitOptions
+from latentfit.priors.active import FULL_WHITENING_UP_TO, active_units, units_of
 from latentfit.priors.fitting import batch_size_for, default_max_steps
-from latentfit.priors.rows import CodeRows, exact_moments
+from latentfit.priors.moments import exact_moments
 from latentfit.training import ProgressEvent, Recipe, isolated_rng
 from latentfit.training.progress import Progress
+from latentfit.training.rng import standard_normal
 
-#: above this many dimensions the whitening uses variances alone
-FULL_WHITENING_UP_TO = 512
-#: nats per row that leaving collapsed units at N(0, 1) may cost in all
-LEAST_NATS = 0.01
 #: draws of held-out codes at least
 HELD_OUT_DRAWS = 1_000
 
@@ -65,37 +63,26 @@ class SecondModel(Prior, ABC):
         """Make the second model for this many units."""
 
     def _act_on(self, active: tuple[int, ...] | None) -> None:
-        dim = self.event_shape.numel()
-        units = list(range(dim)) if active is None else list(active)
-        if not units or sorted({*units} & {*range(dim)}) != units:
-            raise InputError(f"{self.name}: active must be rising units of {dim}, got {active}.")
+        units, others = units_of(active, self.event_shape.numel(), self.name)
         like = self.whitening.mean if hasattr(self, "whitening") else torch.empty(0)
         self.active = None if active is None else tuple(units)
         self.register_buffer("_units", torch.tensor(units, device=like.device), persistent=False)
-        others = [unit for unit in range(dim) if unit not in set(units)]
         self.register_buffer("_others", torch.tensor(others, dtype=torch.long, device=like.device), persistent=False)
         self.whitening = Whitening(len(units), full=self._full and len(units) <= FULL_WHITENING_UP_TO)
         self._build(len(units))
         self.to(like)
 
-    def _codes(self, rows: CodeRows, max_steps: int | None, random_state: int) -> WhitenedCodes:
-        """The active units' codes; the second model is made anew where the active units are others than before.
-
-        KL(q(z_j | z_others) || N(0, 1)) <= E_x KL(q(z_j | x) || N(0, 1)) by convexity: the latter's sum over the units
-        left out, at most `LEAST_NATS`, bounds what that costs.
-        """
+    def _codes(self, rows: CodeRows, options: FitOptions) -> WhitenedCodes:
+        """The active units' codes; the second model is made anew where the active units are others than before."""
         if self._full:
-            kl = (0.5 * (rows.mean.square() + rows.std.square() - 1) - rows.std.log()).double().mean(0).cpu()
-            order = kl.argsort()
-            n_others = int((kl[order].cumsum(0) <= LEAST_NATS).sum())
-            active = None if n_others in (0, len(kl)) else tuple(sorted(order[n_others:].tolist()))
+            active = active_units(rows)
             if active != self.active:
-                with isolated_rng(random_state, self.whitening.mean.device):
+                with isolated_rng(options.random_state, self.whitening.mean.device):
                     self._act_on(active)
                 self._arguments["active"] = active
         units = self._units.to(rows.mean.device)
         seen = CodeRows(rows.mean[:, units], rows.std[:, units], rows.context)
-        return WhitenedCodes.of(seen, self.whitening, max_steps, random_state)
+        return WhitenedCodes.of(seen, self.whitening, options)
 
     def _inside(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (..., *event_shape) -> whitened active units (..., d), and what is to be added to their log-density."""
@@ -143,17 +130,17 @@ class WhitenedCodes:
     recipe: Recipe
 
     @classmethod
-    def of(cls, rows: CodeRows, whitening: Whitening, max_steps: int | None, random_state: int) -> WhitenedCodes:
+    def of(cls, rows: CodeRows, whitening: Whitening, options: FitOptions) -> WhitenedCodes:
         """Set the whitening to the exact moments of the rows, and split them."""
         whitening.set_moments(*exact_moments(rows))
         like = whitening.mean
         rows = rows.to(like.device, like.dtype)
-        train, held_out = rows.split(0.1, Generator().manual_seed(random_state))
+        train, held_out = rows.split(0.1, Generator().manual_seed(options.random_state))
         draw = Draw(whitening)
-        with isolated_rng(random_state, like.device):
+        with isolated_rng(options.random_state, like.device):
             parts = [draw(as_batch(held_out)) for _ in range(math.ceil(HELD_OUT_DRAWS / len(held_out)))]
         contexts = [part.context for part in parts if part.context is not None]
-        steps = default_max_steps(len(train), rows.mean.shape[1]) if max_steps is None else max_steps
+        steps = default_max_steps(len(train), rows.mean.shape[1]) if options.max_steps is None else options.max_steps
         recipe = Recipe(
             max_steps=steps,
             batch_size=batch_size_for(len(train)),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -16,17 +15,14 @@ from latentfit.likelihoods import Normal
 from latentfit.model import fitting
 from latentfit.model.contracts import LOG_2PI, Density, Shape, as_shape
 from latentfit.model.objective import ELBO
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.model.vae import VAEModule
 from latentfit.networks import SkipMLP
 from latentfit.posteriors import DiagonalPosterior
-from latentfit.posteriors.noise import standard_normal
-from latentfit.priors.rows import code_rows
 from latentfit.priors.second_model import SecondModel, ticks
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.training import isolated_rng
-
-if TYPE_CHECKING:
-    from typing import Self
+from latentfit.training.rng import standard_normal
 
 #: gamma at the start and at least, in units of the whitened latents. Started at 1, u would carry nothing, and that is
 #: a local optimum; at 0 the density of codes on a manifold would have no bound
@@ -119,18 +115,7 @@ class TwoStagePrior(SecondModel):
         rows = self.second.likelihood.sample(params, generator=generator)
         return self._outside(rows, shape, generator)
 
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Whiten by the exact moments of q(z), start anew, and maximise the bound on fresh draws.
 
         At most `max_steps` steps (2,000 to 4,000 by the number of dimensions), stopped by held-out rows, the best
@@ -139,10 +124,9 @@ class TwoStagePrior(SecondModel):
         Warns:
             ReliabilityWarning: the second stage carries nothing although q(z) is not Gaussian.
         """
-        rows = code_rows(self, mean, std, var, logvar, context if self.context_features else None)
-        codes = self._codes(rows, max_steps, random_state)
+        codes = self._codes(rows, options)
         device = self.whitening.mean.device
-        with isolated_rng(random_state, device):
+        with isolated_rng(options.random_state, device):
             self._start()
         fitting.fit(
             self.second,
@@ -151,13 +135,12 @@ class TwoStagePrior(SecondModel):
             objective=ELBO(),
             prepare=codes.draw,
             recipe=codes.recipe,
-            random_state=random_state,
-            progress=ticks(progress),
+            random_state=options.random_state,
+            progress=ticks(options.progress),
         )
-        with isolated_rng(random_state, device):
+        with isolated_rng(options.random_state, device):
             some = torch.randperm(len(codes.train))[:JUDGED].to(device)
             self._warn_if_collapsed(codes.draw(codes.train[some]))
-        return self
 
     @torch.no_grad()
     def _start(self) -> None:

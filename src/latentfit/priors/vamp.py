@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,13 +10,12 @@ from torch import Generator, Tensor, nn
 from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError
 from latentfit.model.contracts import Prior, Shape, as_shape
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.posteriors.gaussian import DiagonalGaussian
 from latentfit.priors.following import ENCODED, gaussian, in_eval, resize
 from latentfit.priors.gaussians import draws, log_mixture
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from latentfit.model.vae import VAEModule
 
 
@@ -135,18 +133,7 @@ class VampPrior(Prior):
             )
         return self.component_mean, self.component_factor
 
-    def fit(
-        self,
-        mean: Tensor,
-        *,
-        std: Tensor | None = None,
-        var: Tensor | None = None,
-        logvar: Tensor | None = None,
-        context: Tensor | None = None,
-        max_steps: int | None = None,
-        random_state: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Self:
+    def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Refused: there is no encoder in codes.
 
         Raises:

@@ -16,10 +16,12 @@ import torch
 from torch import Generator, Tensor
 
 from latentfit.model.contracts import LOG_2PI
+from latentfit.model.rows import CodeRows
 from latentfit.priors import sticks
 from latentfit.priors.components import component_log_prob
 from latentfit.priors.em import MixtureFit, features, salience
 from latentfit.priors.k_means import k_means
+from latentfit.priors.moments import moments
 from latentfit.priors.normal_wishart import (
     Hyper,
     Statistics,
@@ -28,7 +30,6 @@ from latentfit.priors.normal_wishart import (
     inverse_factor,
     predictive_log_prob,
 )
-from latentfit.priors.rows import CodeRows, moments
 
 #: draws of an iteration: one of each row, within these bounds
 FEWEST_DRAWS, MOST_DRAWS = 2_000, 10_000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
 
 @contextmanager
@@ -41,3 +42,13 @@ def isolated_rng(seed: int, device: torch.device | str = "cpu") -> Iterator[None
 def independent_seeds(random_state: int, n: int) -> list[int]:
     """n unrelated seeds from one integer: equal ones would tie the order of the rows to the noise."""
     return [int(seed) for seed in np.random.SeedSequence(random_state).generate_state(n, np.uint32)]
+
+
+def standard_normal(shape: Sequence[int], like: Tensor, generator: Generator | None = None) -> Tensor:
+    """N(0, 1) noise of a shape, with the dtype and device of `like`.
+
+    A generator's own device is used and the noise then moved: a CPU generator gives the same draws on every
+    machine.
+    """
+    device = like.device if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype).to(like.device)
