@@ -212,7 +212,7 @@ SENTENCES: dict[str, str] = {
     "report.retrofit.repeat.draw": "draw",
     # the report: clusters
     "report.clusters.title": "Clusters",
-    "report.clusters.caption": "How the {n:,} components of `{prior}` divide {rows:,} held-out {units}: {clusters:,} take 1 % or more each, as many as {effective:.1f} of equal size. The likeliest component of a {unit} has {certainty:.0%} on average.",
+    "report.clusters.caption": "How the {n:,} components of `{prior}` divide {rows:,} held-out {units}: {clusters:,} take 1 % or more each, as many as {effective:.1f} of equal size. On average the likeliest component of each has {certainty:.0%}.",
     "report.clusters.labels": "Agreement with the labels, adjusted Rand index (0: chance, 1: the same groups): {agreement:.2f}.",
     "report.clusters.means": "Means of the components, decoded, the largest first",
     "report.clusters.method": "component",
