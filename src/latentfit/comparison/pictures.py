@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from latentfit.comparison.found import Found
 from latentfit.comparison.jobs import some
 from latentfit.comparison.result import Pictures
+from latentfit.diagnosis.pictures import MOST_CLUSTERED, cluster_pictures
 from latentfit.evaluation.holes import Holes
 from latentfit.model import VAEModule
 
@@ -18,8 +20,8 @@ N_PICTURES = 36
 N_MAP = 400
 
 
-def draw_pictures(found: Found, key: str, holes: tuple[Holes, Holes], show_data: bool) -> Pictures:
-    """The arrays behind the figures, first seed: of the N(0, I) model and of the row `key`."""
+def draw_pictures(found: Found, keys: Sequence[str], key: str, holes: tuple[Holes, Holes], show_data: bool) -> Pictures:
+    """The arrays behind the figures, first seed: of the N(0, I) model and of the row `key`; `keys` are best first."""
     data, rows, labels = found.data, found.rows, found.labels
     null, best = found.model("standard", 0), found.model(key, 0)
     before, after = holes
@@ -65,8 +67,21 @@ def draw_pictures(found: Found, key: str, holes: tuple[Holes, Holes], show_data:
         map_labels=np.empty(0) if labels is None else labels[shown].numpy(),
         map_images=data.x[shown].numpy() if show_data else np.empty(0),
         map_axes=("1", "2"),
+        **_clusters(found, [key, *keys]),
         hole_codes=before.log_r_codes,
         hole_null=before.log_r_samples,
         # judged by the same density only where the codes are the same
         hole_best=after.log_r_samples if key.endswith("@standard") else np.empty(0),
     )
+
+
+def _clusters(found: Found, keys: Sequence[str]) -> dict[str, Any]:
+    """Of the first of these rows whose prior has components."""
+    for key in keys:
+        vae = found.model(key, 0)
+        if vae.prior.component_means() is not None:
+            rows = some(found.rows["selection"], MOST_CLUSTERED, found.seed)
+            labels = None if found.labels is None else found.labels[rows].numpy()
+            codes = found.codes(vae, "selection", MOST_CLUSTERED)
+            return cluster_pictures(vae, vae.prior, codes, labels, found.seed)
+    return {}

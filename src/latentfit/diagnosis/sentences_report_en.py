@@ -210,4 +210,14 @@ SENTENCES: dict[str, str] = {
     "report.retrofit.repeat.save": "save",
     "report.retrofit.repeat.load": "load",
     "report.retrofit.repeat.draw": "draw",
+    # the report: clusters
+    "report.clusters.title": "Clusters",
+    "report.clusters.caption": "How the {n:,} components of `{prior}` divide {rows:,} held-out {units}: {clusters:,} take 1 % or more each, as many as {effective:.1f} of equal size. On average the likeliest component of each has {certainty:.0%}.",
+    "report.clusters.labels": "Agreement with the labels, adjusted Rand index (0: chance, 1: the same groups): {agreement:.2f}.",
+    "report.clusters.means": "Means of the components, decoded, the largest first",
+    "report.clusters.method": "component",
+    "report.clusters.share": "share",
+    "report.clusters.certainty": "certainty",
+    "report.clusters.label": "commonest label",
+    "report.clusters.foot": "Components model a density: one group may take several of them, so their number is no count of groups.",
 }

@@ -210,4 +210,14 @@ SENTENCES: dict[str, str] = {
     "report.retrofit.repeat.save": "lưu",
     "report.retrofit.repeat.load": "mở",
     "report.retrofit.repeat.draw": "lấy mẫu",
+    # the report: clusters
+    "report.clusters.title": "Các cụm",
+    "report.clusters.caption": "{n:,} thành phần của `{prior}` chia {rows:,} {units} để riêng như sau: {clusters:,} thành phần chiếm từ 1 % trở lên, tương đương {effective:.1f} thành phần bằng nhau. Thành phần khả dĩ nhất của một {unit} có xác suất trung bình {certainty:.0%}.",
+    "report.clusters.labels": "Mức khớp với nhãn, chỉ số Rand hiệu chỉnh (0: ngẫu nhiên, 1: trùng nhóm): {agreement:.2f}.",
+    "report.clusters.means": "Trung bình của các thành phần sau khi giải mã, lớn nhất trước",
+    "report.clusters.method": "thành phần",
+    "report.clusters.share": "tỉ lệ",
+    "report.clusters.certainty": "độ chắc",
+    "report.clusters.label": "nhãn hay gặp nhất",
+    "report.clusters.foot": "Các thành phần mô tả một mật độ: một nhóm có thể chiếm vài thành phần, nên số thành phần không phải là số nhóm.",
 }
