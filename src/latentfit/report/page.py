@@ -19,6 +19,7 @@ OPTIONAL = (
     "groups",
     "table",
     "clusters",
+    "weights",
     "map",
     "curves",
     "units",
