@@ -212,7 +212,7 @@ SENTENCES: dict[str, str] = {
     "report.retrofit.repeat.draw": "lấy mẫu",
     # the report: clusters
     "report.clusters.title": "Các cụm",
-    "report.clusters.caption": "{n:,} thành phần của `{prior}` chia {rows:,} {units} để riêng như sau: {clusters:,} thành phần chiếm từ 1 % trở lên, tương đương {effective:.1f} thành phần bằng nhau. Thành phần khả dĩ nhất của một {unit} có xác suất trung bình {certainty:.0%}.",
+    "report.clusters.caption": "{n:,} thành phần của `{prior}` chia {rows:,} {units} để riêng như sau: {clusters:,} thành phần chiếm từ 1 % trở lên, tương đương {effective:.1f} thành phần bằng nhau. Trung bình, thành phần khả dĩ nhất có xác suất {certainty:.0%}.",
     "report.clusters.labels": "Mức khớp với nhãn, chỉ số Rand hiệu chỉnh (0: ngẫu nhiên, 1: trùng nhóm): {agreement:.2f}.",
     "report.clusters.means": "Trung bình của các thành phần sau khi giải mã, lớn nhất trước",
     "report.clusters.method": "thành phần",
