@@ -240,17 +240,21 @@ def expectation_maximisation(
     """Stepwise EM with n draws an iteration; the best iterate on `held_out` (R, D).
 
     The statistics of an iteration enter a running mean whose memory grows, so that neither the draws' noise nor the
-    part of the rows an iteration saw is left in the end.
+    part of the rows an iteration saw is left in the end. Where every iteration sees the same points, since the rows
+    have no spread and n takes each of them in, there is nothing to average: that is EM itself.
 
     Source: Cappe & Moulines (2009), arXiv:0712.4273.
     """
     dim, covariance = fit.mean.shape[1], fit.covariance
     statistics, seen = torch.zeros(len(fit.mean), n_features(dim, covariance), dtype=torch.float64), math.inf
     best, waited = _scored(fit, held_out), 0
+    same = n % len(train) == 0 and not bool(train.rows.std.any())
+    z = train.draw(n, generator)
     for t in range(max_iterations):
-        z = train.draw(n, generator)
+        if t > 0 and not same:
+            z = train.draw(n, generator)
         new, log_density = _expected(fit, z)
-        step = max((t + 1) ** -0.6, LEAST_STEP)
+        step = 1.0 if same else max((t + 1) ** -0.6, LEAST_STEP)
         statistics = torch.lerp(statistics, new / n, step)
         seen = 1 / ((1 - step) ** 2 / seen + step**2 / n)
         if revive and t < max_iterations // 2:
