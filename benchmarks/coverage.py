@@ -248,7 +248,7 @@ def stored(out: Path) -> dict[tuple[str, int], list[float]]:
 
 def wanted(done: set[tuple[str, int]], arguments: argparse.Namespace) -> Iterator[tuple[Cell, int]]:
     """Repeats that are missing: cells with few rows first, `ROUND` of each in turn."""
-    chosen = [cell for cell in cells() if cell.n <= arguments.most_rows]
+    chosen = [cell for cell in cells() if cell.n <= arguments.most_rows and arguments.cells in str(cell)]
     for size in dict.fromkeys((cell.n, cell.flow) for cell in chosen):
         some = [cell for cell in chosen if (cell.n, cell.flow) == size]
         for start in range(0, max(cell.repeats for cell in some), ROUND):
@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "coverage")
     parser.add_argument("--most-rows", type=int, default=50_000, help="leave out cells with more rows")
+    parser.add_argument("--cells", default="", metavar="TEXT", help="only those with it in their name, such as 'flow'")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     run(arguments)

@@ -68,14 +68,16 @@ def main() -> None:
         seconds = time.process_time() - began
         print(found, flush=True)
         sweep = {beta: score(kind, beta) for beta in SWEEP}
-        at_knee = sweep[found.beta] if found.beta in sweep else score(kind, found.beta)
+        at_found = sweep[found.beta] if found.beta in sweep else score(kind, found.beta)
         best = max(value for value, _ in sweep.values())
         result[kind] = {
             "beta": found.beta,
+            "knee": found.knee,
             "gaps": [round(gap.value, 3) for gap in found.gaps],
-            "log_px": round(at_knee[0], 3),
+            "elbos": [round(elbo.value, 3) for elbo in found.elbos],
+            "log_px": round(at_found[0], 3),
             "best of the sweep": round(best, 3),
-            "short of the best": round(best - at_knee[0], 3),
+            "short of the best": round(best - at_found[0], 3),
             "cost": round(seconds / sum(s for _, s in sweep.values()), 3),
             "steps": round(found.steps / (STEPS * len(SWEEP)), 3),
             "sweep": {str(beta): round(value, 3) for beta, (value, _) in sweep.items()},

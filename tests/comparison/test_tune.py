@@ -1,12 +1,13 @@
 """The knee: its rule, and a run that finds it."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import latentfit as lf
-from latentfit.comparison.tune import knee
+from latentfit.comparison.tune import best, knee
 from latentfit.errors import InputError
 from latentfit.training.rng import isolated_rng
 
@@ -22,6 +23,15 @@ def test_the_knee_is_after_the_least_gap_and_before_the_first_that_grew(gaps):
 
 def test_high_gaps_of_an_underfit_start_are_no_knee():
     assert knee([0.7, 0.55, 0.5, 0.55, 0.58, 0.7, 1.0]) == 4
+
+
+def test_the_best_is_the_nearest_to_one_of_those_that_cannot_be_told_apart():
+    rows = np.random.default_rng(0).normal(size=400)
+    noise = np.random.default_rng(1).normal(size=400)
+    noise -= noise.mean()
+    elbos = [rows - 1, rows - 0.001 + 0.1 * noise, rows, rows - 0.5]
+    assert best((4.0, 1.0, 0.5, 0.25), elbos) == 1
+    assert best((4.0, 2.0, 0.5, 0.25), [rows - 1, rows - 0.1, rows, rows - 0.5]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +58,13 @@ def test_a_run_leaves_the_model_and_the_random_state_alone(data):
     a, b = (lf.tune_beta(module, data, betas=(4.0, 1.0, 0.1), max_steps=80) for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), weights, strict=True))
     assert torch.equal(before, torch.get_rng_state())
-    assert (a.beta, [g.value for g in a.gaps]) == (b.beta, [g.value for g in b.gaps])
+    assert (a.beta, a.knee, [g.value for g in a.gaps]) == (b.beta, b.knee, [g.value for g in b.gaps])
     assert a.steps == 80
     assert a.beta in a.betas
     assert str(a).count("\n") == 3
-    assert str(a).count("<") == 1
+    assert a.knee in a.betas
+    assert str(a).count("best") == 1
+    assert str(a).count("knee") == a.found
 
 
 @pytest.mark.parametrize(

@@ -246,3 +246,14 @@ def test_codes_without_a_decoder_have_a_map_and_no_samples():
     drawn = lf.diagnose(model, z, depth="quick").pictures
     assert not len(drawn.null_samples)
     assert len(drawn.map_codes) == len(drawn.hole_codes)
+
+
+def test_of_uncertain_weights_the_centre_is_diagnosed_and_said_to_be():
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    vae = lf.VAE(latent_dim=2, method="ensemble", max_steps=30, random_state=0).fit(x.numpy())
+    dx = lf.diagnose(vae, x.numpy(), depth="quick", n_importance_samples=200)
+    centre = lf.diagnose(vae.module_.centre(), vae._rows(x.numpy()), depth="quick", n_importance_samples=200)
+    assert (dx.setting.n_draws, centre.setting.n_draws) == (5, 1)
+    assert "not the mixture of its 5 draws" in " ".join(str(dx).split())
+    assert "draws, whose" not in str(centre)
+    assert (dx.elbo.value, dx.log_px.value) == pytest.approx((centre.elbo.value, centre.log_px.value), abs=1e-4)

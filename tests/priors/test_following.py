@@ -91,7 +91,7 @@ def test_pseudo_inputs_are_in_the_units_the_encoder_reads():
     transform = Standardise(COLUMNS).fit(x)
     vae = bound(x=Batch(x), preprocess=transform)
     q = vae.encode(Batch(transform.inverse(vae.prior.pseudo_inputs.detach())))
-    mean, factor = vae.prior.components()
+    mean, factor = vae.prior.gaussians()
     torch.testing.assert_close(mean, q.mean, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(1 / factor, q.std, rtol=1e-3, atol=1e-3)
 
@@ -111,7 +111,7 @@ def test_pseudo_inputs_stay_in_the_datas_range_and_come_back():
     def inputs():
         seen = []
         handle = vae.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        vae.prior.components()
+        vae.prior.gaussians()
         handle.remove()
         return seen[0]
 

@@ -318,3 +318,55 @@ def test_the_card_is_1200_by_630(digit_result, table_result, tmp_path, lang):
         content = report_png(result, tmp_path / f"{name}.png", lang=lang).read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (1200, 630)
+
+
+def clustered(result: Comparison, data: bool) -> Comparison:
+    shown = replace(
+        result.pictures,
+        cluster_prior=EVIL,
+        cluster_samples=result.pictures.best_samples[:3],
+        cluster_shares=np.array([0.5, 0.25, 0.245, 0.005]),
+        cluster_members=np.array([0, 0, 1, 2]),
+        cluster_certainty=np.array([1.0, 0.9, 0.8, 0.7]),
+        cluster_labels=np.array([EVIL, EVIL, "b", "c"]) if data else np.empty(0),
+    )
+    return replace(result, pictures=shown)
+
+
+def test_clusters_are_counted_and_escaped(digit_result):
+    page = Page(clean := render(clustered(digit_result, data=True)))
+    assert "clusters" in page.ids()
+    assert "How the 4 components of" in page.words
+    assert "3 take 1 % or more each" in page.words  # the last holds half a per cent
+    assert "as many as 2.9 of equal size" in page.words  # exp(1.0696)
+    assert "adjusted Rand index (0: chance, 1: the same groups): 1.00" in page.words
+    assert "(100 %)" in page.words
+    assert EVIL not in clean
+    assert "commonest label" not in Page(render(clustered(digit_result, data=False))).words
+    assert "thành phần" in Page(render(clustered(digit_result, data=False), lang="vi")).words
+    assert "clusters" not in Page(render(digit_result)).ids()
+
+
+def test_uncertain_weights_have_bands(digit_result):
+    x = np.linspace(-3, 3, 21)
+    density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+    shown = replace(
+        digit_result.pictures,
+        band_units=np.array([3, 0]),
+        band_grid=np.stack([x, x]),
+        band_low=0.9 * np.stack([density, density]),
+        band_high=1.1 * np.stack([density, density]),
+        weight_gaps=np.array([1.0, 1.5, 2.0]),
+        weight_units=np.array([10, 11, 12]),
+        weight_share=np.array([0.25, 0.7]),
+        weight_method="ensemble",
+    )
+    page = Page(render(replace(digit_result, pictures=shown)))
+    assert "prior gap 1.00 to 2.00 nats, 10 to 12 active units" in page.words
+    assert "within with probability 50 %" in page.words  # of three draws
+    assert "25 % is epistemic" in page.words
+    assert "unit 4" in page.words
+    assert "unit 1" in page.words
+    apart = replace(shown, band_units=np.empty(0), weight_share=np.empty(0))
+    assert "share no coordinates" in Page(render(replace(digit_result, pictures=apart))).words
+    assert "weights" not in Page(render(digit_result)).ids()

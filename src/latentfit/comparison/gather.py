@@ -58,7 +58,7 @@ def gather(folder: Path, plan: Plan, facts: Mapping[str, Any]) -> Comparison:
         prior_gap_share_of_kl=null.share,
         holes=(float(null.holes.share), float(after.share)),
         reconstruction_floor=float(np.mean(metrics["selection"]["floor"]["standard"])),
-        pictures=draw_pictures(found, ranking.key, (null.holes, after), bool(facts["show_data"])),
+        pictures=draw_pictures(found, ordered, ranking.key, (null.holes, after), bool(facts["show_data"])),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,20 @@ from torch import Tensor
 from latentfit.comparison.found import Found
 from latentfit.comparison.jobs import some
 from latentfit.comparison.result import Pictures
+from latentfit.diagnosis.pictures import MOST_CLUSTERED, cluster_pictures
+from latentfit.errors import CapabilityError
 from latentfit.evaluation.holes import Holes
+from latentfit.evaluation.uncertainty import latent_distribution, latent_invariants
 from latentfit.model import VAEModule
 
 N_PICTURES = 36
 N_MAP = 400
+#: rows, gradient steps for each, and latent units of the bands over draws of the weights
+BAND_ROWS, BAND_STEPS, BAND_UNITS = 200, 50, 5
 
 
-def draw_pictures(found: Found, key: str, holes: tuple[Holes, Holes], show_data: bool) -> Pictures:
-    """The arrays behind the figures, first seed: of the N(0, I) model and of the row `key`."""
+def draw_pictures(found: Found, keys: Sequence[str], key: str, holes: tuple[Holes, Holes], show_data: bool) -> Pictures:
+    """The arrays behind the figures, first seed: of the N(0, I) model and of the row `key`; `keys` are best first."""
     data, rows, labels = found.data, found.rows, found.labels
     null, best = found.model("standard", 0), found.model(key, 0)
     before, after = holes
@@ -65,8 +71,49 @@ def draw_pictures(found: Found, key: str, holes: tuple[Holes, Holes], show_data:
         map_labels=np.empty(0) if labels is None else labels[shown].numpy(),
         map_images=data.x[shown].numpy() if show_data else np.empty(0),
         map_axes=("1", "2"),
+        **_clusters(found, [key, *keys]),
+        **_bands(found, [key, *keys]),
         hole_codes=before.log_r_codes,
         hole_null=before.log_r_samples,
         # judged by the same density only where the codes are the same
         hole_best=after.log_r_samples if key.endswith("@standard") else np.empty(0),
     )
+
+
+def _clusters(found: Found, keys: Sequence[str]) -> dict[str, Any]:
+    """Of the first of these rows whose prior has components."""
+    for key in keys:
+        vae = found.model(key, 0)
+        if vae.prior.component_means() is not None:
+            rows = some(found.rows["selection"], MOST_CLUSTERED, found.seed)
+            labels = None if found.labels is None else found.labels[rows].numpy()
+            codes = found.codes(vae, "selection", MOST_CLUSTERED)
+            return cluster_pictures(vae, vae.prior, codes, labels, found.seed)
+    return {}
+
+
+def _bands(found: Found, keys: Sequence[str]) -> dict[str, Any]:
+    """What the weights leave open about the latents, of the first of these rows whose weights are uncertain."""
+    key = next((key for key in keys if found.model(key, 0).n_draws > 1), None)
+    if key is None:
+        return {}
+    vae = found.model(key, 0)
+    rows = found.data.scoring_batch(some(found.rows["selection"], BAND_ROWS, found.seed))
+    options: dict[str, Any] = {"refinement_steps": BAND_STEPS, "random_state": found.seed}
+    apart = latent_invariants(vae, rows, **options)
+    shown: dict[str, Any] = {"weight_gaps": apart.prior_gap, "weight_units": apart.active_units}
+    shown["weight_method"] = key.split("@")[0]
+    try:
+        latents = latent_distribution(vae, rows, **options)
+    except CapabilityError:  # encoders of their own share no coordinates
+        return shown
+    kl = np.mean([arrays["unit_kl"] for arrays in found.arrays[key]], 0).reshape(-1)
+    units = np.argsort(-kl)[:BAND_UNITS]
+    low, high = latents.band()
+    return shown | {
+        "band_units": units,
+        "band_grid": latents.grid[units],
+        "band_low": low[units],
+        "band_high": high[units],
+        "weight_share": np.array([latents.share, latents.information.mean()]),
+    }

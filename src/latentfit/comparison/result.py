@@ -118,6 +118,10 @@ class Setting:
     show_data: bool = False
 
 
+#: what in `Pictures` is a name
+NAMED = ("cluster_prior", "weight_method")
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Arrays the figures are drawn from; every one may be empty.
@@ -129,6 +133,13 @@ class Pictures:
         map_codes: (n, 2) held-out codes in the plane of the map, first seed; map_null, map_best: (n, 2) prior samples.
         map_labels: (n,) or empty; map_images: (n, *data_shape) the data behind the codes, or empty.
         hole_codes, hole_null, hole_best: log r(z) of held-out codes, of N(0, I) samples and of the new prior's.
+        band_units: (U,) latent units of which band_grid, band_low, band_high (U, P) show the marginal density of q(z)
+            over draws of the weights; weight_gaps, weight_units: (M,) prior gap and active units of each draw;
+            weight_share: (2,) epistemic share of the variance of z given x, and nats. Of `weight_method`, the best
+            whose weights have a distribution.
+        cluster_prior: the name of a prior with components, "" where none has; cluster_samples: (m, *data_shape) its
+            largest components' means, decoded; cluster_shares: (K,) of the rows, falling; cluster_members,
+            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`.
     """
 
     null_samples: np.ndarray
@@ -147,6 +158,20 @@ class Pictures:
     hole_codes: np.ndarray = field(default_factory=lambda: np.empty(0))
     hole_null: np.ndarray = field(default_factory=lambda: np.empty(0))
     hole_best: np.ndarray = field(default_factory=lambda: np.empty(0))
+    band_units: np.ndarray = field(default_factory=lambda: np.empty(0))
+    band_grid: np.ndarray = field(default_factory=lambda: np.empty(0))
+    band_low: np.ndarray = field(default_factory=lambda: np.empty(0))
+    band_high: np.ndarray = field(default_factory=lambda: np.empty(0))
+    weight_gaps: np.ndarray = field(default_factory=lambda: np.empty(0))
+    weight_units: np.ndarray = field(default_factory=lambda: np.empty(0))
+    weight_share: np.ndarray = field(default_factory=lambda: np.empty(0))
+    weight_method: str = ""
+    cluster_prior: str = ""
+    cluster_samples: np.ndarray = field(default_factory=lambda: np.empty(0))
+    cluster_shares: np.ndarray = field(default_factory=lambda: np.empty(0))
+    cluster_members: np.ndarray = field(default_factory=lambda: np.empty(0))
+    cluster_certainty: np.ndarray = field(default_factory=lambda: np.empty(0))
+    cluster_labels: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -242,7 +267,9 @@ class Comparison:
                 arrays[name] = torch.from_numpy(np.ascontiguousarray(value))
             elif name in ("unit_kl", "unit_std"):
                 arrays |= {f"{name}:{key}": torch.from_numpy(np.ascontiguousarray(a)) for key, a in value.items()}
-        meta = {"curves": self.pictures.curves, "map_axes": list(self.pictures.map_axes)}
+        shown = self.pictures
+        meta = {"curves": shown.curves, "map_axes": list(shown.map_axes)}
+        meta |= {name: getattr(shown, name) for name in NAMED}
         saving.save_tensors(folder / "pictures.safetensors", arrays, meta)
 
     @classmethod
@@ -264,7 +291,8 @@ class Comparison:
             else:
                 arrays[name] = value.numpy()
         first, second = meta["map_axes"]
-        pictures = Pictures(**arrays, **units, curves=meta["curves"], map_axes=(first, second))
+        named = {name: meta.get(name, "") for name in NAMED}  # older folders have none
+        pictures = Pictures(**arrays, **units, **named, curves=meta["curves"], map_axes=(first, second))
         recommendation = data["recommendation"]
         for name in ("gain", "test_gain"):
             recommendation[name] = _estimate(recommendation[name])

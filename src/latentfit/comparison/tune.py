@@ -1,14 +1,16 @@
-"""The strength of the KL at which the prior starts to fail: one run along falling strengths."""
+"""How hard to press: the strength of the KL that suits new rows, and where the prior starts to fail, in one run."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from latentfit.data.batch import Batch
@@ -33,8 +35,9 @@ class BetaTuning:
     """What a run along falling strengths found.
 
     Attributes:
-        beta: the least strength before the prior gap grows by more than 0.1 nats.
-        found: whether it grew at all; otherwise `beta` is the least that was tried.
+        beta: the strength to train at: the best held-out ELBO at weight 1, the nearest to 1 within one standard error.
+        knee: the least strength before the prior gap grows by more than 0.1 nats; below it the codes leave the prior.
+        found: whether it grew at all; otherwise `knee` is the least that was tried.
         betas: the strengths, falling.
         gaps: T of one learned Gaussian at each, held-out rows, nats per row.
         elbos: the held-out ELBO at weight 1 at each, nats per row, on the way: a full training ends higher.
@@ -42,6 +45,7 @@ class BetaTuning:
     """
 
     beta: float
+    knee: float
     found: bool
     betas: tuple[float, ...]
     gaps: tuple[Estimate, ...]
@@ -51,8 +55,9 @@ class BetaTuning:
     def __str__(self) -> str:
         lines = [f"{'beta':>6}  {'prior gap':>14}  {'ELBO':>16}"]
         for beta, gap, elbo in zip(self.betas, self.gaps, self.elbos, strict=True):
-            mark = "  <" if beta == self.beta else ""
-            lines.append(f"{beta:>6g}  {gap!s:>14}  {elbo!s:>16}{mark}")
+            at = {"best": self.beta, "knee": self.knee if self.found else None}
+            marks = ", ".join(word for word, where in at.items() if where == beta)
+            lines.append(f"{beta:>6g}  {gap!s:>14}  {elbo!s:>16}" + (f"  < {marks}" if marks else ""))
         return "\n".join(lines)
 
 
@@ -68,11 +73,13 @@ def tune_beta(
     random_state: int = 0,
     **settings: Any,
 ) -> BetaTuning:
-    r"""The KL weight at which the prior gap starts to grow, found in one run.
+    r"""The KL weight that new rows like best, and the one at which the prior gap starts to grow, found in one run.
 
-    A copy of the VAE is trained at the largest beta, then goes on at each smaller one. A strong KL keeps q(z) where
-    the prior is; below some strength the codes leave it, and T(r), the held-out nats that another prior would win,
-    grows from its least value. r is one Gaussian: closed form, so that its noise does not hide the knee.
+    A copy of the VAE is trained at the largest beta, then goes on at each smaller one, and at each the ELBO of held-out
+    rows is taken at weight 1: a strong KL costs reconstruction, a weak one the KL itself. Beside it T(r), the held-out
+    nats that another prior would win: a strong KL keeps q(z) where the prior is; below some strength, the knee, the
+    codes leave it and T grows from its least value. r is one Gaussian: closed form, so that its noise does not hide
+    the knee. A gap that is wide open at the best strength says that the prior is to be learned, not pressed harder.
 
     Args:
         module: an untrained VAE; it is left alone.
@@ -84,7 +91,7 @@ def tune_beta(
         random_state: of the split, the training, and T's draws.
 
     Returns:
-        The strength, and the path. Train with `ELBO(schedules.linear(..., end=found.beta))`.
+        Both strengths, and the path. Train with `ELBO(schedules.linear(..., end=found.beta))`.
 
     Raises:
         InputError: strengths that do not fall or are not positive, fewer steps than strengths.
@@ -109,7 +116,7 @@ def tune_beta(
         with isolated_rng(random_state):
             held_out = prepare(held_out)
     vae = copy.deepcopy(module)
-    gaps, elbos = [], []
+    gaps, terms = [], []
     for i, beta in enumerate(path):
         steps = total - (len(path) - 1) * share if i == 0 else share
         objective = ELBO(Linear(steps=max(1, steps // 3), end=beta) if i == 0 else beta)
@@ -125,9 +132,25 @@ def tune_beta(
             **settings,
         )
         gaps.append(_gap(vae, train, held_out, prepare, random_state))
-        elbos.append(elbo_terms(vae, held_out, random_state=random_state).elbo)
+        terms.append(elbo_terms(vae, held_out, random_state=random_state))
     at = knee([gap.value for gap in gaps])
-    return BetaTuning(path[at], at < len(path) - 1, path, tuple(gaps), tuple(elbos), total)
+    return BetaTuning(
+        beta=path[best(path, [part.elbo_per_row for part in terms])],
+        knee=path[at],
+        found=at < len(path) - 1,
+        betas=path,
+        gaps=tuple(gaps),
+        elbos=tuple(part.elbo for part in terms),
+        steps=total,
+    )
+
+
+def best(betas: Sequence[float], elbos: Sequence[np.ndarray]) -> int:
+    """Of the places whose mean is within one (paired) standard error of the highest, that of the beta nearest to 1."""
+    highest = max(elbos, key=np.mean)
+    short = [Estimate.of(highest - values) for values in elbos]
+    near = [i for i, gap in enumerate(short) if gap.value <= gap.std_error]
+    return min(near, key=lambda i: abs(math.log(betas[i])))
 
 
 def knee(gaps: Sequence[float]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,10 @@ class Material:
     def separate(self) -> bool:
         """Whether test rows were given beside the training rows."""
         return self.whole is None
+
+    def at_centre(self) -> Material:
+        """The same rows for the ordinary VAE at the centre, where the model's weights have a distribution."""
+        return replace(self, subject=replace(self.subject, vae=self.subject.vae.centre()))
 
     def scored(self, part: Batch) -> Batch:
         """Rows as the likelihood scores them: grey pixels under a Bernoulli are binarised once, seed 0."""

@@ -81,7 +81,8 @@ def diagnose(
         progress: called with (part, done, of).
 
     Returns:
-        Findings, numbers with intervals, the ladder, the error budget.
+        Findings, numbers with intervals, the ladder, the error budget. Where the weights have a distribution they are
+        of the ordinary VAE at its centre, and the diagnosis says so.
 
     Raises:
         InputError: rows, labels or groups that cannot be used.
@@ -101,9 +102,10 @@ def diagnose(
         raise InputError(f"diagnose: goal must be 'likelihood', 'samples' or 'embedding', got {goal!r}.")
     started = time.perf_counter()
     material = gather(model, X_test, X_train, labels=labels, groups=groups, random_state=random_state)
-    measures = Measures(material, depth, features, n_importance_samples, random_state, progress)
+    n_draws = material.subject.vae.n_draws
+    measures = Measures(material.at_centre(), depth, features, n_importance_samples, random_state, progress)
     found = _Found(measures, goal, STEPS if probe is True else int(probe))
-    return found.diagnosis(goal, lang, started)
+    return found.diagnosis(goal, lang, started, n_draws)
 
 
 class _Found:
@@ -179,7 +181,7 @@ class _Found:
     def sigma(self) -> tuple[float, float] | None:
         return None if self.calibration is None else (self.calibration.sigma_used, self.calibration.sigma_optimal)
 
-    def diagnosis(self, goal: Goal, lang: str, started: float) -> Diagnosis:
+    def diagnosis(self, goal: Goal, lang: str, started: float, n_draws: int) -> Diagnosis:
         measures, material, under = self.measures, self.material, self.material.subject
         first = self.scored[0] if self.scored else None
         full = measures.depth == "full"
@@ -201,6 +203,7 @@ class _Found:
             estimator="" if first is None else first.method,
             missing=measures.missing,
             lang=lang,
+            n_draws=n_draws,
         )
         return Diagnosis(
             setting=setting,

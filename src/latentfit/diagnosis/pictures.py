@@ -9,16 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentfit.adapters.decoding import NoDecoder
 from latentfit.diagnosis.material import Material, some_numbers
+from latentfit.evaluation.clusters import clusters_of
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.holes import Holes
 from latentfit.evaluation.plane import worst_plane
 from latentfit.evaluation.rows import frozen, to_numpy
 from latentfit.model import Prior, VAEModule
+from latentfit.priors import DefensiveMixture
 
 #: images in a grid; codes and draws in the map, and rows of data beside them
 SHOWN, DOTS, THUMBNAILS = 36, 1_000, 400
+#: rows whose clusters are counted
+MOST_CLUSTERED = 2_000
 #: draws that look for the worst direction
 DRAWS = 2_000
 
@@ -41,6 +46,9 @@ class Pictures:
         hole_codes, hole_null, hole_new: log r(z) of the codes and of draws of either prior; hole_line: the 1 %
             quantile of the former.
         unit_kl, unit_std: (D,) nats, and the standard deviation of the aggregate posterior.
+        cluster_prior: the name of a prior with components, "" where none has; cluster_samples: (m, *data_shape) its
+            largest components' means, decoded; cluster_shares: (K,) of the rows, falling; cluster_members,
+            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`.
     """
 
     null_samples: np.ndarray = field(default_factory=_empty)
@@ -59,6 +67,12 @@ class Pictures:
     hole_line: float | None = None
     unit_kl: np.ndarray = field(default_factory=_empty)
     unit_std: np.ndarray = field(default_factory=_empty)
+    cluster_prior: str = ""
+    cluster_samples: np.ndarray = field(default_factory=_empty)
+    cluster_shares: np.ndarray = field(default_factory=_empty)
+    cluster_members: np.ndarray = field(default_factory=_empty)
+    cluster_certainty: np.ndarray = field(default_factory=_empty)
+    cluster_labels: np.ndarray = field(default_factory=_empty)
 
 
 @torch.no_grad()
@@ -91,9 +105,39 @@ def draw_pictures(
         unit_std=units.std,
     )
     found = replace(found, **_map(material, codes, before, new, random_state))
+    mixed = new if new is not None and new.component_means() is not None else before
+    rows = some_numbers(len(codes), MOST_CLUSTERED, random_state)
+    labels = None if material.labels is None else material.labels[rows]
+    found = replace(found, **cluster_pictures(material.subject.vae, mixed, codes[rows], labels, random_state))
     if material.subject.can_decode:
         found = replace(found, **_decoded(material, new, holes, random_state))
     return found
+
+
+def cluster_pictures(
+    vae: VAEModule, prior: Prior, codes: Codes, labels: np.ndarray | None, random_state: int
+) -> dict[str, Any]:
+    """How a mixture prior divides some rows, and its components' means decoded; nothing of any other prior."""
+    if prior.component_means() is None:
+        return {}
+    found = clusters_of(prior, codes, random_state=random_state)
+    facts: dict[str, Any] = {
+        "cluster_prior": name_of(prior),
+        "cluster_shares": found.shares,
+        "cluster_members": found.members,
+        "cluster_certainty": found.certainty,
+    }
+    if labels is not None:
+        facts["cluster_labels"] = np.asarray(labels)
+    if not isinstance(vae.decoder, NoDecoder) and not vae.conditional:
+        with frozen(vae, random_state=random_state):
+            facts["cluster_samples"] = _array(vae.decode_mean(found.means[:SHOWN].to(vae.device)))
+    return facts
+
+
+def name_of(prior: Prior) -> str:
+    """What tables call it: a defensive mixture by its base."""
+    return name_of(prior.base) if isinstance(prior, DefensiveMixture) else prior.name or type(prior).__name__
 
 
 def _decoded(material: Material, new: Prior | None, holes: Holes, random_state: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class DiagnosisSetting:
         separate: whether the test rows were given beside the training rows.
         n_scored, k, estimator: rows whose log p(x) was estimated, with how many draws, and by what.
         missing: the numbers that could not be measured, each with the reason.
+        n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
     """
 
     model: str
@@ -52,6 +53,7 @@ class DiagnosisSetting:
     estimator: str = ""
     missing: dict[str, str] = field(default_factory=dict)
     lang: str = "en"
+    n_draws: int = 1
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,7 @@ SENTENCES: dict[str, str] = {
     "diagnosis.gate.wide": "Prior gap: at least {low} nats per row, above --fail-above {limit}, exit code {code}.",
     "diagnosis.rows": "Scored on {test:,} test {units}; priors fitted on {train:,} training {units}",
     "diagnosis.rows.cross": "No separate test data: r fitted on one half and scored on the other, and swapped. If X trained the VAE, this describes your training set, not the population.",
+    "diagnosis.centre": "The weights have a distribution: this is the VAE at its centre, not the mixture of its {n} draws, whose log p(x) lf.evaluation.log_likelihood gives.",
     "diagnosis.rows.all": "Scored on {test:,} {units}",
     "diagnosis.budget": "Error budget, nats per {unit}: {parts}",
     "diagnosis.missing": "Not measured: {name}: {reason}",

@@ -210,4 +210,21 @@ SENTENCES: dict[str, str] = {
     "report.retrofit.repeat.save": "save",
     "report.retrofit.repeat.load": "load",
     "report.retrofit.repeat.draw": "draw",
+    # the report: clusters
+    "report.clusters.title": "Clusters",
+    "report.clusters.caption": "How the {n:,} components of `{prior}` divide {rows:,} held-out {units}: {clusters:,} take 1 % or more each, as many as {effective:.1f} of equal size. On average the likeliest component of each has {certainty:.0%}.",
+    "report.clusters.labels": "Agreement with the labels, adjusted Rand index (0: chance, 1: the same groups): {agreement:.2f}.",
+    "report.clusters.means": "Means of the components, decoded, the largest first",
+    "report.clusters.method": "component",
+    "report.clusters.share": "share",
+    "report.clusters.certainty": "certainty",
+    "report.clusters.label": "commonest label",
+    "report.clusters.foot": "Components model a density: one group may take several of them, so their number is no count of groups.",
+    # the report: uncertain weights
+    "report.weights.title": "What the weights leave open",
+    "report.weights.caption": "Over {n} draws of the weights of `{method}`: prior gap {low:.2f} to {high:.2f} nats, {few:.0f} to {many:.0f} active units; another draw would lie within with probability {level:.0%}.",
+    "report.weights.share": "Of the variance of z given x {share:.0%} is epistemic: the data did not determine the weights. Knowing z says {nats:.2f} nats about which draw it is.",
+    "report.weights.unit": "unit {n:,}",
+    "report.weights.foot": "The marginal density of q(z) in the units that carry most; another draw of the weights would lie in the band with probability {level:.0%} at each point.",
+    "report.weights.apart": "The encoders were trained apart and share no coordinates, so there are no bands on q(z) itself.",
 }

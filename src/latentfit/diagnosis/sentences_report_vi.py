@@ -210,4 +210,21 @@ SENTENCES: dict[str, str] = {
     "report.retrofit.repeat.save": "lưu",
     "report.retrofit.repeat.load": "mở",
     "report.retrofit.repeat.draw": "lấy mẫu",
+    # the report: clusters
+    "report.clusters.title": "Các cụm",
+    "report.clusters.caption": "{n:,} thành phần của `{prior}` chia {rows:,} {units} để riêng như sau: {clusters:,} thành phần chiếm từ 1 % trở lên, tương đương {effective:.1f} thành phần bằng nhau. Thành phần khả dĩ nhất của một {unit} có xác suất trung bình {certainty:.0%}.",
+    "report.clusters.labels": "Mức khớp với nhãn, chỉ số Rand hiệu chỉnh (0: ngẫu nhiên, 1: trùng nhóm): {agreement:.2f}.",
+    "report.clusters.means": "Trung bình của các thành phần sau khi giải mã, lớn nhất trước",
+    "report.clusters.method": "thành phần",
+    "report.clusters.share": "tỉ lệ",
+    "report.clusters.certainty": "độ chắc",
+    "report.clusters.label": "nhãn hay gặp nhất",
+    "report.clusters.foot": "Các thành phần mô tả một mật độ: một nhóm có thể chiếm vài thành phần, nên số thành phần không phải là số nhóm.",
+    # the report: uncertain weights
+    "report.weights.title": "Điều mà các trọng số để ngỏ",
+    "report.weights.caption": "Qua {n} lần lấy mẫu trọng số của `{method}`: độ hụt tiên nghiệm từ {low:.2f} đến {high:.2f} nat, từ {few:.0f} đến {many:.0f} đơn vị hoạt động; một lần lấy mẫu khác nằm trong khoảng này với xác suất {level:.0%}.",
+    "report.weights.share": "Trong phương sai của z khi biết x, {share:.0%} là do chưa biết trọng số: dữ liệu không xác định chúng. Biết z cho thêm {nats:.2f} nat về việc đó là lần lấy mẫu nào.",
+    "report.weights.unit": "đơn vị {n:,}",
+    "report.weights.foot": "Mật độ biên của q(z) ở những đơn vị mang nhiều thông tin nhất; tại mỗi điểm, một lần lấy mẫu trọng số khác nằm trong dải với xác suất {level:.0%}.",
+    "report.weights.apart": "Các bộ mã hoá được huấn luyện riêng nên không chung toạ độ: không có dải cho chính q(z).",
 }

@@ -267,6 +267,7 @@ SENTENCES: dict[str, str] = {
     "diagnosis.gate.wide": "Độ hụt tiên nghiệm (prior gap): ít nhất {low} nat mỗi dòng, quá --fail-above {limit}, mã thoát {code}.",
     "diagnosis.rows": "Chấm trên {test:,} {units} kiểm tra; tiên nghiệm (prior) khớp trên {train:,} {units} huấn luyện",
     "diagnosis.rows.cross": "Không có dữ liệu kiểm tra riêng: r khớp trên một nửa, chấm trên nửa kia, rồi đổi lại. Nếu X đã huấn luyện VAE thì kết quả này nói về tập huấn luyện, không phải về tổng thể.",
+    "diagnosis.centre": "Các trọng số có một phân phối: đây là VAE ở tâm của nó, không phải hỗn hợp của {n} lần lấy mẫu; log p(x) của hỗn hợp do lf.evaluation.log_likelihood cho.",
     "diagnosis.rows.all": "Chấm trên {test:,} {units}",
     "diagnosis.budget": "Sai ở đâu, nat mỗi {unit}: {parts}",
     "diagnosis.missing": "Chưa đo được: {name}: {reason}",

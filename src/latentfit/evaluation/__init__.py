@@ -14,6 +14,7 @@ from latentfit.divergences import (
 from latentfit.evaluation.ais import AIS, ais_log_likelihood
 from latentfit.evaluation.bdmc import BDMC, bdmc
 from latentfit.evaluation.calibration import Calibration, decoder_calibration
+from latentfit.evaluation.clusters import Clusters, clusters_of
 from latentfit.evaluation.codes import Codes, encode_rows
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.dimension import intrinsic_dimension
@@ -69,6 +70,7 @@ __all__ = [
     "ActiveUnits",
     "AgainstPCA",
     "Calibration",
+    "Clusters",
     "Codes",
     "ELBOTerms",
     "Estimate",
@@ -99,6 +101,7 @@ __all__ = [
     "check_prior",
     "classifier_test",
     "climb",
+    "clusters_of",
     "cross_fit",
     "decoder_calibration",
     "defensive_weight",

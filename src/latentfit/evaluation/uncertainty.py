@@ -105,6 +105,11 @@ class LatentInvariants:
     active_units: np.ndarray
     prior_gap: np.ndarray
 
+    @property
+    def level(self) -> float:
+        """Of `band` by default: 0.9, or what so few models can reach."""
+        return _level(len(self.prior_gap), None)
+
     def band(self, level: float | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By name, ends between which another model's value lies with probability `level`: see `LatentDistribution`."""
         return {name: _band(value, level) for name, value in vars(self).items()}
@@ -126,7 +131,7 @@ class LatentInvariants:
         (low, high), (few, many) = found["prior_gap"], found["active_units"]
         return (
             f"{len(self.spectrum)} models: prior gap {low:.2f} to {high:.2f} nats, {few:.0f} to {many:.0f} active "
-            f"units (where another would lie with probability {_level(len(self.spectrum), None):.0%})"
+            f"units (where another would lie with probability {self.level:.0%})"
         )
 
 

@@ -45,7 +45,7 @@ class Prior(Component, nn.Module, ABC):
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
     `density`, `training_log_prob`, `fit_rows`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
-    `unit_log_prob`, `n_stored` and `network_calls`.
+    `unit_log_prob`, `component_means`, `responsibilities`, `n_stored` and `network_calls`.
     """
 
     event_shape: torch.Size
@@ -135,6 +135,14 @@ class Prior(Component, nn.Module, ABC):
     def unit_log_prob(self, z: Tensor) -> Tensor | None:
         """log p of each unit, z (..., *event_shape) -> the same shape, where they are independent, else None."""
         return None
+
+    def component_means(self) -> Tensor | None:
+        """Means (K, *event_shape) of the components that p is a mixture of, else None (the default)."""
+        return None
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(component given z): (..., *event_shape) -> (..., K); for those with `component_means`."""
+        raise CapabilityError(f"{self.name or type(self).__name__} has no components.")
 
     def as_distribution(self, context: Tensor | None = None) -> torch.distributions.Distribution:
         """This prior as a `torch.distributions.Distribution`."""

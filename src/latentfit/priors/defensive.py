@@ -82,6 +82,14 @@ class DefensiveMixture(Prior):
             z[rows.to(z.device)] = draws.to(z)
         return z.view(*shape, *self.event_shape)
 
+    def component_means(self) -> Tensor | None:
+        """Those of the base."""
+        return self.base.component_means()
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """Those of the base."""
+        return self.base.responsibilities(z)
+
     def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Fit the base; the anchor and the weight stay."""
         self.base.fit_rows(rows, options)

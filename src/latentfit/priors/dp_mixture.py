@@ -116,6 +116,11 @@ class DirichletProcessPrior(Prior):
         return self._joint(z).logsumexp(-1)
 
     @torch.no_grad()
+    def component_means(self) -> Tensor:
+        """m_k: (K, *event_shape)."""
+        return self.mean.unflatten(-1, self.event_shape)
+
+    @torch.no_grad()
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(component given z): (..., *event_shape) -> (..., K)."""
         return self._joint(z).softmax(-1)

@@ -76,6 +76,18 @@ class MixturePrior(Prior):
         log_joint = self.component_log_prob(rows.reshape(-1, rows.shape[-1]))  # (R, K)
         return log_joint.logsumexp(-1).view(rows.shape[:-1])
 
+    @torch.no_grad()
+    def component_means(self) -> Tensor:
+        """m_k: (K, *event_shape)."""
+        return self.mean.unflatten(-1, self.event_shape)
+
+    @torch.no_grad()
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(component given z): (..., *event_shape) -> (..., K)."""
+        flat = z.flatten(-len(self.event_shape))
+        joint = self.component_log_prob(flat.reshape(-1, flat.shape[-1]))
+        return joint.softmax(-1).view(*flat.shape[:-1], -1)
+
     def component_log_prob(self, rows: Tensor) -> Tensor:
         """log w_k + log N(z; m_k, C_k): rows (R, D) -> (R, K)."""
         return self.logits.log_softmax(0) + component_log_prob(rows, self.mean, self._factor())

@@ -12,6 +12,7 @@ from latentfit.errors import CapabilityError, InputError
 from latentfit.model.contracts import Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.posteriors.gaussian import DiagonalGaussian
+from latentfit.priors.components import component_log_prob
 from latentfit.priors.following import ENCODED, gaussian, in_eval, resize
 from latentfit.priors.gaussians import draws, log_mixture
 
@@ -113,16 +114,28 @@ class VampPrior(Prior):
             self._followed = None
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        mean, factor = self.components()
+        mean, factor = self.gaussians()
         return log_mixture(z.flatten(-len(self.event_shape)), self._log_weight(mean), mean, factor)
 
     @torch.no_grad()
     def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         shape = as_shape(n)
-        mean, factor = self.components()
+        mean, factor = self.gaussians()
         return draws(self._log_weight(mean), mean, factor, shape.numel(), generator).view(*shape, *self.event_shape)
 
-    def components(self) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def component_means(self) -> Tensor:
+        """Where the encoder puts the pseudo-inputs: (K, *event_shape)."""
+        return self.gaussians()[0].unflatten(-1, self.event_shape)
+
+    @torch.no_grad()
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(pseudo-input given z): (..., *event_shape) -> (..., K)."""
+        (mean, factor), flat = self.gaussians(), z.flatten(-len(self.event_shape))
+        joint = self._log_weight(mean) + component_log_prob(flat.reshape(-1, flat.shape[-1]), mean, factor)
+        return joint.softmax(-1).view(*flat.shape[:-1], -1)
+
+    def gaussians(self) -> tuple[Tensor, Tensor]:
         """Means (K, D) and W_k with C_k^{-1} = W_k^T W_k, (K, D, D) or its diagonal (K, D)."""
         if self._followed is not None:
             return self._encoded(slice(None))

@@ -127,6 +127,8 @@ def _trust(view: View, dx: Diagnosis) -> list[tuple[str, str]]:
     items = [("good", t("report.diagnosis.trust.gap", low=low, high=high, n=len(dx.ladder.rungs)))]
     if not s.separate:
         items.append(("warn", t("report.diagnosis.trust.cross")))
+    if s.n_draws > 1:
+        items.append(("warn", t("diagnosis.centre", n=s.n_draws)))
     if dx.simulated_error is not None:
         items.append(("good", t("report.diagnosis.trust.simulated", error=dx.simulated_error)))
     if s.depth == "quick":

@@ -137,11 +137,12 @@ def gain_text(dx: Diagnosis, finding: Finding, lang: str = "en") -> str:
 
 
 def rows_line(dx: Diagnosis, lang: str = "en") -> list[str]:
-    """Which rows judged and which fitted; where they are the same rows, what that means."""
+    """Which rows judged and which fitted; where they are the same rows, what that means; whose weights."""
     s, units = dx.setting, unit_words(dx.setting.data_shape, lang)["units"]
-    if s.separate:
-        return [say("diagnosis.rows", lang, test=s.n_test, train=s.n_train, units=units)]
-    return [say("diagnosis.rows.all", lang, test=s.n_test, units=units), say("diagnosis.rows.cross", lang)]
+    lines = [say("diagnosis.rows", lang, test=s.n_test, train=s.n_train, units=units)]
+    if not s.separate:
+        lines = [say("diagnosis.rows.all", lang, test=s.n_test, units=units), say("diagnosis.rows.cross", lang)]
+    return lines + [say("diagnosis.centre", lang, n=s.n_draws)] * (s.n_draws > 1)
 
 
 def budget_line(dx: Diagnosis, lang: str = "en") -> str:

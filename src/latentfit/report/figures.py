@@ -224,6 +224,19 @@ def quantile_panel(name: str, real: np.ndarray, null: np.ndarray, best: np.ndarr
     return _svg(width, width, svg, name)
 
 
+def band(name: str, x: np.ndarray, low: np.ndarray, high: np.ndarray, width: int = 200) -> str:
+    """The area between two densities (P,) over points x (P,)."""
+    height, bottom = 130, 104
+    fx = _scale(float(x[0]), float(x[-1]), 8, width - 8)
+    fy = _scale(0.0, max(float(high.max()), 1e-9) * 1.05, bottom, 24)
+    svg = [f'<text x="8" y="15" class="lab">{_text(_short(name, 24))}</text>']
+    svg += _axis(fx, ticks(float(x[0]), float(x[-1]), 3), bottom, bottom, "", grid=False)
+    there = [f"{fx(float(a)):.1f} {fy(float(b)):.1f}" for a, b in zip(x, high, strict=True)]
+    back = [f"{fx(float(a)):.1f} {fy(float(b)):.1f}" for a, b in zip(x[::-1], low[::-1], strict=True)]
+    svg.append(f'<path d="M{"L".join(there + back)}Z" class="area best"/>')
+    return _svg(width, height, svg, name)
+
+
 def scatter(codes: np.ndarray, draws: Sequence[tuple[np.ndarray, str]], axes: tuple[str, ...], width: int = 426) -> str:
     """The map without script: codes (n, 2) as dots, each set of draws (n, 2) as crosses of its CSS class."""
     every = np.concatenate([codes, *(d for d, _ in draws)])

@@ -39,6 +39,8 @@ def render(comparison: Comparison, *, lang: str = "en", title: str | None = None
         "findings": above.findings(view),
         "gains": above.gains(view),
         "table": below.table(view),
+        "clusters": parts.cluster_section(view, comparison.pictures),
+        "weights": below.weights(view),
         "map": below.codes_map(view),
         "units": marks and {"caption": view.t("report.units.caption"), "panels": marks},
         "curves": below.curves(view),

@@ -113,6 +113,7 @@ def code_sections(view: ModelView) -> dict[str, Any]:
             view, drawn.map_codes, view.sheets("map"), labels=drawn.map_labels, images=images, axes=axes
         )
     }
+    found["clusters"] = parts.cluster_section(view, drawn)
     if len(drawn.unit_kl):
         marks = parts.unit_figure(view, drawn.unit_kl, drawn.unit_std)
         found["units"] = {"caption": t("report.units.caption"), "panels": [(view.setting.model, "null", marks)]}

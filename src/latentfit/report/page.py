@@ -11,7 +11,21 @@ from latentfit.report.view import View
 from latentfit.saving import write_atomic
 
 #: a section that a report does not have is left out
-OPTIONAL = ("see", "error", "findings", "gains", "groups", "table", "map", "curves", "units", "holes", "cost")
+OPTIONAL = (
+    "see",
+    "error",
+    "findings",
+    "gains",
+    "groups",
+    "table",
+    "clusters",
+    "weights",
+    "map",
+    "curves",
+    "units",
+    "holes",
+    "cost",
+)
 
 
 def render_page(view: View, sections: Mapping[str, Any], *, title: str | None, name: str) -> str:

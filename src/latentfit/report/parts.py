@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence, finding_status
 from latentfit.diagnosis.findings import Finding
 from latentfit.errors import InputError
+from latentfit.evaluation.clusters import Clusters
 from latentfit.evaluation.estimate import Estimate
 from latentfit.report import figures, pictures
-from latentfit.report.view import View, bits_per_dimension, pair
+from latentfit.report.view import View, bits_per_dimension, pair, percent, short
 
 #: images of a grid, codes and draws of the map, thumbnails in its hover, at most
 MAX_GRID, MAX_CODES, MAX_DRAWS, MAX_THUMBNAILS = 36, 2000, 500, 400
@@ -25,8 +27,28 @@ COLLAPSED_BELOW = 0.01
 
 GLOSSARY = ("prior", "aggregate", "mismatch", "prior_gap", "inference_gap", "hole", "active", "nat")
 
+#: clusters in a table, columns of a row of data in it
+MAX_CLUSTERS, MAX_COLUMNS = 12, 6
+
 #: (samples, CSS class of what they are drawn from, label)
 Sheet = tuple[np.ndarray, str, str]
+
+
+class Clustered(Protocol):
+    """The arrays of clusters that both kinds of pictures have."""
+
+    @property
+    def cluster_prior(self) -> str: ...
+    @property
+    def cluster_samples(self) -> np.ndarray: ...
+    @property
+    def cluster_shares(self) -> np.ndarray: ...
+    @property
+    def cluster_members(self) -> np.ndarray: ...
+    @property
+    def cluster_certainty(self) -> np.ndarray: ...
+    @property
+    def cluster_labels(self) -> np.ndarray: ...
 
 
 def gap_tile(view: View, gap: Estimate, label: str, share: float, kl: float) -> dict[str, str]:
@@ -157,6 +179,60 @@ def code_map(
     static = [figures.scatter(codes[:700], [(a[:250], css)], titles) for a, css, _ in draws]
     hint = view.t("report.map.hover") if n else view.t("report.map.hidden") if view.image and len(rows) else ""
     return {"data": data, "static": static, "hint": hint}
+
+
+def cluster_section(view: View, drawn: Clustered) -> dict[str, Any] | None:
+    """How a mixture prior divides the rows: its means decoded, and its largest components one by one."""
+    if not drawn.cluster_prior:
+        return None
+    t, members, labels = view.t, drawn.cluster_members, drawn.cluster_labels
+    found = Clusters(torch.empty(0), drawn.cluster_shares, members, drawn.cluster_certainty)
+    caption = t(
+        "report.clusters.caption",
+        prior=drawn.cluster_prior,
+        n=len(found.shares),
+        rows=len(members),
+        clusters=found.n_clusters,
+        effective=found.effective,
+        certainty=float(found.certainty.mean()),
+    )
+    if len(labels):
+        caption += " " + t("report.clusters.labels", agreement=found.agreement(labels))
+    means, uri = drawn.cluster_samples, ""
+    if view.image and len(means):
+        uri = pictures.data_uri(pictures.grid_png(means, view.scale))
+    columns = min(MAX_COLUMNS, means[0].size) if len(means) and not view.image else 0
+    names = ["method", "share", "certainty", *["label"] * bool(len(labels)), *(f"x{j}" for j in range(columns))]
+    headings = {f"x{j}": t("report.see.column", n=j + 1) for j in range(columns)}
+    rows = []
+    for k in range(min(MAX_CLUSTERS, found.n_clusters)):
+        own = members == k
+        cells: dict[str, tuple[str, float | str]] = {
+            "method": (str(k + 1), k),
+            "share": (percent(found.shares[k]), float(found.shares[k])),
+            "certainty": (percent(float(found.certainty[own].mean())) if own.any() else "–", 0.0),
+            "label": (_commonest(labels[own]) if len(labels) and own.any() else "–", ""),
+            **{f"x{j}": (short(float(means[k].reshape(-1)[j])), 0.0) for j in range(columns) if k < len(means)},
+        }
+        rows.append({"cells": [(name, *cells[name]) for name in names if name in cells], "chosen": ""})
+    return {
+        "title": t("report.clusters.title"),
+        "caption": caption,
+        "uri": uri,
+        "pixelated": bool(uri) and max(means.shape[1:]) <= 32,
+        "means": t("report.clusters.means"),
+        "columns": [(name, headings.get(name) or t(f"report.clusters.{name}")) for name in names],
+        "sorted": "",
+        "rows": rows,
+        "foot": t("report.clusters.foot"),
+    }
+
+
+def _commonest(labels: np.ndarray) -> str:
+    """The label most rows have, and how many: 7 (93 %)."""
+    values, counts = np.unique(labels, return_counts=True)
+    at = counts.argmax()
+    return f"{values[at]} ({percent(counts[at] / counts.sum())})"
 
 
 def hole_figure(view: View, codes: np.ndarray, draws: Sequence[Sheet], line: float | None = None) -> str | None:

@@ -47,12 +47,13 @@ def scale_of(arrays: list[np.ndarray]) -> tuple[float, float, bool]:
 
 
 def grid_png(images: np.ndarray, scale: tuple[float, float, bool], n: int = 6) -> bytes:
-    """The first n x n images (m, *shape) as one PNG with transparent gaps."""
+    """The first n x n images (m, *shape) as one PNG with transparent gaps, n in a row."""
     pixels = _pixels(images[: n * n], scale, CELL)
     zoom = max(1, 60 // max(pixels.shape[1], pixels.shape[2]))
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
     gap, (_, height, width, channels) = 3, pixels.shape
-    sheet = np.zeros((n * height + (n - 1) * gap, n * width + (n - 1) * gap, channels + 1), np.uint8)
+    rows = -(-len(pixels) // n)
+    sheet = np.zeros((rows * height + (rows - 1) * gap, n * width + (n - 1) * gap, channels + 1), np.uint8)
     for i, image in enumerate(pixels):
         top, left = i // n * (height + gap), i % n * (width + gap)
         sheet[top : top + height, left : left + width, :channels] = image

@@ -1,0 +1,71 @@
+"""How a mixture prior divides rows: exact where components are far apart, permuted by size, averaged over draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from latentfit import priors
+from latentfit.errors import CapabilityError, InputError
+from latentfit.evaluation import Codes, clusters_of
+
+CENTRES = torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
+SIZES = (100, 300, 200)
+
+
+@pytest.fixture(scope="module")
+def groups():
+    label = torch.repeat_interleave(torch.arange(3), torch.tensor(SIZES))
+    noise = torch.randn(len(label), 2, generator=torch.Generator().manual_seed(0))
+    mean = CENTRES[label] + 0.3 * noise
+    return Codes.of(mean, std=torch.full_like(mean, 0.3)), label.numpy()
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("mixture", {"n_components": 3}), ("dp_mixture", {})])
+def test_groups_far_apart_are_found_the_largest_first(groups, name, arguments):
+    codes, label = groups
+    prior = priors.create(name, latent_dim=2, **arguments).fit(codes.mean, std=codes.std)
+    found = clusters_of(prior, codes)
+    assert found.shares.sum() == pytest.approx(1, abs=1e-6)
+    assert (np.diff(found.shares) <= 0).all()
+    np.testing.assert_allclose(found.shares[:3], np.array([300, 200, 100]) / 600, atol=0.01)
+    torch.testing.assert_close(found.means[:3], CENTRES[[1, 2, 0]], atol=0.15, rtol=0)
+    assert found.n_clusters == 3
+    assert found.agreement(label) == pytest.approx(1, abs=1e-6)
+    assert found.certainty.mean() > 0.99
+
+
+def test_responsibilities_are_bayes_rule(groups):
+    codes, _ = groups
+    prior = priors.create("mixture", latent_dim=2, n_components=4, covariance="diagonal").fit(codes.mean, std=codes.std)
+    z = codes.sample(3, torch.Generator().manual_seed(1))
+    given = prior.responsibilities(z)
+    assert given.shape == (3, len(codes), 4)
+    torch.testing.assert_close(given.sum(-1), torch.ones(3, len(codes)))
+    joint = prior.component_log_prob(z.flatten(0, 1)).view(3, -1, 4)
+    torch.testing.assert_close(given.log().clamp_min(-30), (joint - prior.log_prob(z)[..., None]).clamp_min(-30))
+
+
+def test_equal_shares_count_as_many(groups):
+    codes, _ = groups
+    prior = priors.create("mixture", latent_dim=2, n_components=1).fit(codes.mean, std=codes.std)
+    found = clusters_of(prior, codes)
+    assert found.effective == pytest.approx(1)
+    assert found.agreement(np.zeros(len(codes))) == 1  # one group, one cluster
+
+
+def test_a_defensive_mixture_is_divided_by_its_base(groups):
+    codes, _ = groups
+    base = priors.create("mixture", latent_dim=2, n_components=3).fit(codes.mean, std=codes.std)
+    mixed = priors.DefensiveMixture(base, priors.create("standard", latent_dim=2), weight=0.5)
+    np.testing.assert_array_equal(clusters_of(mixed, codes).members, clusters_of(base, codes).members)
+
+
+def test_what_has_no_components_is_refused(groups):
+    codes, _ = groups
+    with pytest.raises(CapabilityError, match="standard has no components"):
+        clusters_of(priors.create("standard", latent_dim=2), codes)
+    found = clusters_of(priors.create("mixture", latent_dim=2), codes)
+    with pytest.raises(InputError, match="5 for 600 rows"):
+        found.agreement(np.zeros(5))
