@@ -275,7 +275,7 @@ def _expected(fit: MixtureFit, z: Tensor) -> tuple[Tensor, Tensor]:
     """The E step on draws z (R, D): sums of the responsibilities times f(z) (K, F), and the log density (R,)."""
     theta = fit.natural().to(z.dtype)
     new, log_density = torch.zeros_like(theta), []
-    memory = theta.new_empty(theta.shape[1], BLOCK)
+    memory = theta.new_empty(theta.shape[1], min(BLOCK, len(z)))
     for part in z.split(BLOCK):
         f = features(part, fit.covariance, memory)
         log_joint = theta @ f  # (K, R)
@@ -368,7 +368,7 @@ def _maximise(statistics: Tensor, n_rows: float, dim: int, covariance: Covarianc
 def _scored(fit: MixtureFit, held_out: Tensor) -> MixtureFit:
     """With the mean log density of held-out rows (R, D) filled in."""
     theta = fit.natural().to(held_out.dtype)
-    memory, parts = theta.new_empty(theta.shape[1], BLOCK), held_out.split(BLOCK)
+    memory, parts = theta.new_empty(theta.shape[1], min(BLOCK, len(held_out))), held_out.split(BLOCK)
     total = sum((theta @ features(z, fit.covariance, memory)).logsumexp(0).double().sum().item() for z in parts)
     score = total / len(held_out)
     return replace(fit, validation=score if math.isfinite(score) else -math.inf)
