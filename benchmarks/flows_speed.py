@@ -1,30 +1,34 @@
 """What our flows cost beside zuko's, interleaved: T = 6, two layers of 128, batch 256, one thread.
 
-For 8, 40 and 128 dimensions, forward and backward of log_prob: affine coupling, spline coupling (8 bins, box 5) and
-masked autoregressive, ours as the whole prior (whitening, LU mixing, base). Draws of the autoregressive flow. What the
-default flow priors cost in a standard VAE's training step (784-300-300-40, batch 128). `--compiled` adds the couplings
-under torch.compile, which needs a C++ compiler and minutes.
+    OMP_NUM_THREADS=1 python benchmarks/flows_speed.py [PART ...]  # any of PARTS; results/flows_speed.json
 
-    OMP_NUM_THREADS=1 python benchmarks/flows_speed.py
+log_prob: forward and backward for 8, 40 and 128 dimensions of affine couplings, spline couplings (8 bins, box 5) and
+masked autoregressive flows, ours as the whole prior (whitening, LU mixing, base); beside the affine ones the matrix
+products alone, which is what no code around them can save. compiled: the couplings under torch.compile, ours held to
+one graph; it needs a C++ compiler and minutes. maf_sample: 256 draws of the autoregressive flow. vae_step: what the
+default flow priors cost in a standard VAE's training step (784-300-300-40, batch 128).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import zuko
-from _timing import interleave, one_thread, store, summary
+from _timing import RESULTS, interleave, one_thread, store, summary
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from latentfit import ELBO, methods, priors
 from latentfit.data import Batch
 
 T, WIDTH, BATCH = 6, 128, 256
-GOALS = {"affine": 0.67, "spline": 0.95, "maf_sample": 0.5}
+GOALS = {"affine": 0.67, "spline": 0.95, "compiled": 1.0, "maf_sample": 0.5}
+DIMS = (8, 40, 128)
 
 
 def zuko_flow(kind: str, dim: int) -> nn.Module:
@@ -68,24 +72,69 @@ def step(log_prob: Callable[[Tensor], Tensor], module: nn.Module, z: Tensor, n: 
     return run
 
 
-def log_probs(kind: str, dim: int, rounds: int, compiled: bool) -> dict[str, Any]:
-    torch.manual_seed(0)
-    z = torch.randn(BATCH, dim)
-    theirs, ours = zuko_flow(kind, dim), our_flow(kind, dim)
+def products(dim: int) -> Callable[[], int]:
+    """The matrix products alone of an affine flow's forward and backward."""
+    half = dim // 2
+    shapes = [(half, WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * (dim - half)), (dim, dim)]
+    layers = [(torch.randn(BATCH, a), torch.randn(b, a), torch.randn(BATCH, b)) for a, b in shapes]
+    triangles = torch.randn(T, dim, dim)
 
-    def their_log_prob(z: Tensor) -> Tensor:
-        return theirs().log_prob(z)
+    def run() -> int:
+        for _ in range(5):
+            for _ in range(T):
+                for x, weight, gradient in layers:
+                    F.linear(x, weight), gradient @ weight, gradient.T @ x
+            for _ in range(3):  # L U, and the gradients of L and of U
+                torch.bmm(triangles, triangles)
+        return 5
 
-    arms = {"zuko": step(their_log_prob, theirs, z, 5), "ours": step(ours.log_prob, ours, z, 5)}
-    if compiled:
-        arms["zuko_compiled"] = step(torch.compile(their_log_prob), theirs, z, 5)
-        arms["ours_compiled"] = step(torch.compile(ours.log_prob), ours, z, 5)
-    return summary(interleave(arms, rounds=rounds), "zuko")
+    return run
 
 
-def draws(dim: int, rounds: int) -> dict[str, Any]:
-    """256 draws of the autoregressive flow."""
-    theirs, ours = zuko_flow("maf", dim), our_flow("maf", dim)
+def log_probs(rounds: int) -> dict[str, Any]:
+    """Forward and backward of log_prob."""
+    found = {}
+    for kind in ("affine", "spline", "maf"):
+        for dim in DIMS:
+            torch.manual_seed(0)
+            z = torch.randn(BATCH, dim)
+            theirs, ours = zuko_flow(kind, dim), our_flow(kind, dim)
+            arms = {"zuko": step(log_prob_of(theirs), theirs, z, 5), "ours": step(ours.log_prob, ours, z, 5)}
+            if kind == "affine":
+                arms["matrix products alone"] = products(dim)
+            found[f"{kind} {dim}"] = figures = summary(interleave(arms, rounds=rounds), "zuko")
+            print(kind, dim, {arm: row["ratio"] for arm, row in figures.items()}, flush=True)
+    return found
+
+
+def compiled(rounds: int) -> dict[str, Any]:
+    """The same under torch.compile, ratios to zuko compiled; ours is refused where it is more than one graph."""
+    found: dict[str, Any] = {}
+    for kind in ("affine", "spline"):
+        for dim in DIMS:
+            torch.compiler.reset()  # else a second number of dimensions is compiled for any number
+            torch.manual_seed(0)
+            z = torch.randn(BATCH, dim)
+            theirs, ours = zuko_flow(kind, dim), our_flow(kind, dim)
+            arms = {
+                "zuko": step(log_prob_of(theirs), theirs, z, 5),
+                "ours": step(ours.log_prob, ours, z, 5),
+                "zuko_compiled": step(torch.compile(log_prob_of(theirs)), theirs, z, 5),
+                "ours_compiled": step(torch.compile(ours.log_prob, fullgraph=True), ours, z, 5),
+            }
+            found[f"{kind} {dim}"] = figures = summary(interleave(arms, rounds=rounds), "zuko_compiled")
+            print("compiled", kind, dim, {arm: row["ratio"] for arm, row in figures.items()}, flush=True)
+    return found
+
+
+def log_prob_of(flow: nn.Module) -> Callable[[Tensor], Tensor]:
+    """zuko's log_prob of a batch."""
+    return lambda z: flow().log_prob(z)
+
+
+def maf_sample(rounds: int) -> dict[str, Any]:
+    """256 draws of the autoregressive flow in 40 dimensions."""
+    theirs, ours = zuko_flow("maf", 40), our_flow("maf", 40)
 
     @torch.no_grad()
     def zukos() -> int:
@@ -96,7 +145,7 @@ def draws(dim: int, rounds: int) -> dict[str, Any]:
         ours.sample(BATCH)
         return 1
 
-    return summary(interleave({"zuko": zukos, "ours": own}, rounds=rounds), "zuko")
+    return summary(interleave({"zuko": zukos, "ours": own}, rounds=max(3, rounds // 3)), "zuko")
 
 
 def vae_steps(rounds: int) -> dict[str, Any]:
@@ -130,33 +179,24 @@ def vae_step(vae: nn.Module, x: Batch) -> Callable[[], int]:
     return run
 
 
+PARTS = {"log_prob": log_probs, "maf_sample": maf_sample, "vae_step": vae_steps, "compiled": compiled}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the parts asked for, and keep the others' stored results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--dims", type=int, nargs="+", default=[8, 40, 128])
-    parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
     one_thread()
     warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
-    result: dict[str, Any] = {
-        "what": f"T = {T}, 2 x {WIDTH}, batch {BATCH}, one thread, ratios to zuko {zuko.__version__} eager",
-        "rounds": options.rounds,
-        "goals": GOALS,
-        "log_prob": {},
-    }
-    for kind in ("affine", "spline", "maf"):
-        for dim in options.dims:
-            figures = log_probs(kind, dim, options.rounds, options.compiled and kind != "maf")
-            result["log_prob"][f"{kind} {dim}"] = figures
-            print(kind, dim, {arm: row["ratio"] for arm, row in figures.items()}, flush=True)
-    result["maf_sample 40"] = draws(40, max(3, options.rounds // 3))
-    print("256 draws of maf, 40 dimensions:", result["maf_sample 40"]["ours"]["ratio"], "x zuko", flush=True)
-    result["vae_step"] = vae_steps(options.rounds)
-    for prior, row in result["vae_step"].items():
-        print(f"VAE's step with {prior}: {row['ratio']:.2f} x standard")
-    if not options.no_store:
-        print(store("flows_speed", result).name)
+    path = RESULTS / "flows_speed.json"
+    for part in options.parts or PARTS:
+        found = {"rounds": options.rounds, **PARTS[part](options.rounds)}
+        print(part, json.dumps(found), flush=True)
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        what = f"T = {T}, 2 x {WIDTH}, batch {BATCH}, one thread, beside zuko {zuko.__version__}"
+        store("flows_speed", stored | {"what": what, "goals": GOALS, part: found})
 
 
 if __name__ == "__main__":

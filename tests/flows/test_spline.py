@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from latentfit.flows import SplineCoupling, outside_box, rational_quadratic_spline, spline_flow
+from latentfit.flows.spline import _Shares as Shares
 
 BOX, SLOPE = 5.0, 3.0
 
@@ -34,6 +35,32 @@ def test_the_derivatives_are_those_of_finite_differences():
     assert torch.autograd.gradgradcheck(
         lambda x, bins, slopes: rational_quadratic_spline(x, bins, slopes, BOX, SLOPE), few
     )
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e30])
+def test_shares_are_the_softmax(scale):
+    """To rounding, with its gradient, in float32."""
+    logits = (scale * knots(60, dtype=torch.float32)[1]).requires_grad_()
+    weight = knots(61, dtype=torch.float32)[1][:60]
+    found, wanted = Shares.apply(logits), logits.softmax(-1)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
+    gradients = [torch.autograd.grad((weight * shares).sum(), logits)[0] for shares in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+# torch's own tracing of any autograd function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_gradients_of_single_rows_by_vmap():
+    arguments = knots(5)
+
+    def of_row(x, bins, slopes):
+        y, log_slope = rational_quadratic_spline(x, bins, slopes, BOX, SLOPE)
+        return y + log_slope
+
+    found = torch.func.vmap(torch.func.grad(of_row, argnums=(0, 1, 2)))(*arguments)
+    leaves = [t.clone().requires_grad_() for t in arguments]
+    for gradient, wanted in zip(found, torch.autograd.grad(of_row(*leaves).sum(), leaves), strict=True):
+        torch.testing.assert_close(gradient, wanted)
 
 
 @pytest.mark.parametrize("bins", [2, 3, 8, 20])

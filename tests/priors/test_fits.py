@@ -14,8 +14,8 @@ from latentfit import priors
 from latentfit.errors import CapabilityError, InputError
 from latentfit.flows import coupling_flow
 from latentfit.model.rows import CodeRows, FitOptions
-from latentfit.priors import fitting
-from latentfit.priors.em import candidates, features, fit_mixture, salience
+from latentfit.priors import em, fitting
+from latentfit.priors.em import candidates, features, fit_mixture, n_features, salience
 from latentfit.priors.fitting import LEAST_GAIN, LEAST_SHARE, default_max_steps, fit_by_gradient, pass_lengths
 from latentfit.priors.k_means import k_means
 from latentfit.priors.moments import exact_moments
@@ -161,6 +161,42 @@ def test_natural_parameters_give_the_components_densities(covariance):
     found = fit_mixture(CodeRows(mean.double(), std.double()), 5, covariance, max_iterations=5, random_state=0)
     joint = found.natural() @ features(z.double(), covariance)
     torch.testing.assert_close(joint.logsumexp(0), found.log_prob(z.double()))
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_features_are_the_same_in_memory_used_before(covariance):
+    z = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    memory = torch.full((n_features(4, covariance), 9), torch.nan)
+    assert torch.equal(features(z, covariance, memory), features(z, covariance))
+
+
+@pytest.mark.filterwarnings("ignore:Best performing initialization did not converge")
+def test_rows_without_spread_get_em_itself(monkeypatch):
+    """Three iterations from the same start are scikit-learn's; with a spread, on fresh draws, they are not."""
+    from sklearn.mixture import GaussianMixture
+
+    monkeypatch.setattr(em, "PRIOR_ROWS", 0.0)
+    monkeypatch.setattr(em, "FLOOR", 1e-12)
+    mean, std, z = (part.double() for part in ring(3000, 0))
+    identity = torch.eye(2, dtype=torch.float64)
+    start = em.MixtureFit(torch.full((4,), 0.25).double().log(), 0.5 * z[:4], identity.expand(4, 2, 2))
+    found = {}
+    for name, rows in {"still": CodeRows(z, torch.zeros_like(z)), "spread": CodeRows(mean, std)}.items():
+        train, others = em._parts(rows, torch.Generator().manual_seed(0))
+        points, judge = (part.draws_of(part.index, torch.Generator().manual_seed(1)) for part in (train, others))
+        fit = em.expectation_maximisation(start, train, judge, len(train), 3, torch.Generator().manual_seed(1))
+        oracle = GaussianMixture(
+            4,
+            tol=0,
+            reg_covar=0,
+            max_iter=3,
+            weights_init=start.log_weight.exp().numpy(),
+            means_init=start.mean.numpy(),
+            precisions_init=identity.expand(4, 2, 2).numpy(),
+        ).fit(points.double().numpy())
+        found[name] = (fit.mean - torch.from_numpy(oracle.means_)).abs().max().item()
+    assert found["still"] < 1e-4
+    assert found["spread"] > 1e-2
 
 
 def test_two_modes_in_one_of_forty_dimensions_are_found():

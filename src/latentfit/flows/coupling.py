@@ -143,8 +143,9 @@ class SplineCoupling(Coupling):
 
     def transform(self, x: Tensor, raw: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         raw = raw.unflatten(-1, (self.n_changed, self.n_outputs))
-        bins = raw[..., : 2 * self.bins].unflatten(-1, (2, self.bins))
-        return rational_quadratic_spline(x, bins, raw[..., 2 * self.bins :], self.box, self.max_log_slope, inverse)
+        bins, log_slopes = raw.split((2 * self.bins, self.bins - 1), -1)
+        bins = bins.unflatten(-1, (2, self.bins))
+        return rational_quadratic_spline(x, bins, log_slopes, self.box, self.max_log_slope, inverse)
 
 
 class Conditioner(nn.Sequential):

@@ -74,7 +74,28 @@ def _knots(bins: Tensor, box: float) -> Tensor:
     cumulate[:, -1].zero_()
     smallest = SMALLEST_BIN * torch.linspace(0, 2, size + 1, dtype=bins.dtype, device=bins.device)
     smallest[-1].fill_(2)
-    return torch.softmax(bins, -1) @ (2 * box * (1 - SMALLEST_BIN) * cumulate) + box * (smallest - 1)
+    return _Shares.apply(bins) @ (2 * box * (1 - SMALLEST_BIN) * cumulate) + box * (smallest - 1)
+
+
+class _Shares(Function):
+    """Softmax over the last dimension in plain steps: torch's own takes four times as long over eight numbers."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor) -> Tensor:
+        shares = (logits - logits.amax(-1, keepdim=True)).exp_()
+        return shares.div_(shares.sum(-1, keepdim=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (shares,) = ctx.saved_tensors
+        product = gradient * shares
+        return product - shares * product.sum(-1, keepdim=True)
 
 
 class _Bin(Function):

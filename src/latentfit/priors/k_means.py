@@ -18,7 +18,7 @@ def k_means(z: Tensor, n_clusters: int, generator: Generator, restarts: int = 3)
     """
     if n_clusters == 1:
         return torch.zeros(len(z), dtype=torch.long)
-    some = z[:COMPETITION]
+    some = z[torch.randperm(len(z), generator=generator)[:COMPETITION]]
     runs = [_lloyd(some, _spread(some, n_clusters, generator)) for _ in range(restarts)]
     centres = min(runs, key=lambda run: run[1])[0]
     if len(z) > len(some):
