@@ -59,6 +59,13 @@ def test_early_stopping_waits_for_the_warm_up():
     assert result.steps >= 150
 
 
+def test_patience_none_never_stops_early():
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))  # nothing to learn: it soon overfits
+    settings = {"max_steps": 400, "validate_every": 10, "learning_rate": 0.1}
+    assert lf.fit(normal_vae(3, 1), x, **settings).stopped == "early"  # so the next line can fail
+    assert lf.fit(normal_vae(3, 1), x, patience=None, **settings).steps == 400
+
+
 def test_fit_is_repeatable_and_leaves_the_random_state_alone():
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     states = []

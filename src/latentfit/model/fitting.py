@@ -22,6 +22,9 @@ from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise, s
 #: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
 _ROWS = 5_000
 
+#: settings whose None says something: never stop early, never clip, validate about 20 times; None of others is left out
+_NONE_MEANS = ("patience", "clip_norm", "validate_every")
+
 #: What every method is trained with unless told otherwise: one recipe, so that a comparison is fair.
 RECIPE = Recipe(
     max_steps=2_000,
@@ -156,7 +159,8 @@ def _recipe(recipe: Recipe | None, settings: dict[str, Any]) -> Recipe:
     unknown = set(settings) - known
     if unknown:
         raise InputError(f"fit takes no setting {sorted(unknown)[0]!r}. It takes: {', '.join(sorted(known))}.")
-    return dataclasses.replace(recipe or RECIPE, **{k: v for k, v in settings.items() if v is not None})
+    given = {k: v for k, v in settings.items() if v is not None or k in _NONE_MEANS}
+    return dataclasses.replace(recipe or RECIPE, **given)
 
 
 def _rows(X: Any, X_validation: Any, fraction: float, random_state: int) -> tuple[Batch, Batch]:

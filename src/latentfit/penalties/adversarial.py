@@ -27,7 +27,9 @@ class AdversarialPenalty(MatchingPenalty):
         weight: at least 0, a weight of nats.
         hidden: the critic's layers.
         learning_rate: the critic's; the recipe's schedule scales it.
-        smoothness: weight of the squared gradient of c at the target's draws, which keeps the game from circling.
+        smoothness: weight of the squared gradient of c at the target's draws, which keeps the game from circling. It is
+            in squared units of z, and blurs what is thinner than about its root: less of it for a thin target, and a
+            longer run.
         target: by default the model's prior.
         latent_dim: D; by default found when training starts.
 
