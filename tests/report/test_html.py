@@ -370,3 +370,10 @@ def test_uncertain_weights_have_bands(digit_result):
     apart = replace(shown, band_units=np.empty(0), weight_share=np.empty(0))
     assert "share no coordinates" in Page(render(replace(digit_result, pictures=apart))).words
     assert "weights" not in Page(render(digit_result)).ids()
+
+
+@pytest.mark.parametrize(("prior", "show", "shown"), [("vamp", False, 0), ("vamp", True, 1), ("mixture", False, 1)])
+def test_pseudo_inputs_are_shown_only_where_data_may_be(digit_result, prior, show, shown):
+    result = clustered(digit_result, data=False)
+    result = replace(result, pictures=replace(result.pictures, cluster_prior=prior))
+    assert render(result, show_data=show).count("Means of the components, decoded, the largest first</span>") == shown

@@ -198,7 +198,9 @@ def cluster_section(view: View, drawn: Clustered) -> dict[str, Any] | None:
     )
     if len(labels):
         caption += " " + t("report.clusters.labels", agreement=found.agreement(labels))
-    means, uri = drawn.cluster_samples, ""
+    # pseudo-inputs started as rows of the data, and may still show them
+    hidden = drawn.cluster_prior == "vamp" and not view.show
+    means, uri = (np.empty(0) if hidden else drawn.cluster_samples), ""
     if view.image and len(means):
         uri = pictures.data_uri(pictures.grid_png(means, view.scale))
     columns = min(MAX_COLUMNS, means[0].size) if len(means) and not view.image else 0
