@@ -15,6 +15,7 @@ from latentfit import priors
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.model import VAEModule
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors import as_prior
 from latentfit.registry import registry
 
@@ -357,6 +358,28 @@ def test_joint_training_starts_next_to_the_standard_normal(name):
     with torch.no_grad():
         gap = standard.log_prob(z) - prior.log_prob(z)
     assert abs(gap.mean().item()) < 0.05
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_start_in_joint_training_is_a_fit_in_place(name):
+    """A prior that awaits codes takes them once, into the parameters that an optimiser already holds."""
+    prior = PRIORS[name](2)
+    if not prior.awaits_codes:
+        return
+    mean, std = codes(2)
+    held_out = mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
+    parameters, before = list(prior.parameters()), prior.log_prob(held_out).mean()
+    prior.start_rows(CodeRows(mean, std), FitOptions())
+    assert [id(p) for p in prior.parameters()] == [id(p) for p in parameters]
+    assert not prior.awaits_codes
+    assert prior.log_prob(held_out).mean() > before
+
+
+def test_the_priors_that_await_codes():
+    """Mixtures, whose components a gradient does not part. What was fitted awaits nothing."""
+    awaiting = {name for name in PRIORS if PRIORS[name](2).awaits_codes}
+    assert awaiting == {"mixture", "mixture, diagonal", "mixture, auto", "dp_mixture"}
+    assert not any(fitted(name, 2).awaits_codes for name in awaiting)
 
 
 def test_every_registered_prior_is_in_the_table():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import latentfit as lf
-from latentfit.data import LinearGaussian
+from latentfit.data import Batch, LinearGaussian
 from latentfit.errors import InputError
 from latentfit.evaluation import log_likelihood
 from latentfit.training.rng import isolated_rng
@@ -87,3 +87,69 @@ def test_data_that_the_likelihood_cannot_score_are_refused_before_training():
 def test_an_unknown_setting_is_named():
     with pytest.raises(InputError, match="no setting 'epochs'"):
         lf.fit(normal_vae(3, 1), torch.zeros(20, 3), epochs=3)
+
+
+def clusters(n: int) -> torch.Tensor:
+    """Rows (n, 8) in twelve clusters of three latent dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    means, loading = 2.0 * torch.randn(12, 3, generator=generator), torch.randn(3, 8, generator=generator)
+    z = means[torch.randint(12, (n,), generator=generator)] + 0.2 * torch.randn(n, 3, generator=generator)
+    return z @ loading + 0.3 * torch.randn(n, 8, generator=generator)
+
+
+def mixture_vae() -> lf.VAEModule:
+    vae = normal_vae(8, 3)
+    return vae.with_parts(prior=lf.priors.create("mixture", latent_dim=3, n_components=12))
+
+
+def test_a_joint_mixture_finds_the_clusters():
+    """No mixture that is fitted to its final codes is much better than the one that was trained with them."""
+    x = clusters(3_000)
+    vae = mixture_vae()
+    lf.fit(vae, x[:2_000], max_steps=1_500, learning_rate=1e-2, random_state=0)
+    q = vae.encode(Batch(x))
+    mean, variance = q.moments()
+    after = lf.priors.create("mixture", latent_dim=3, n_components=12)
+    after.fit(mean[:2_000], var=variance[:2_000])
+    z, _ = q.rsample_with_log_prob(1)
+    with torch.no_grad():
+        joint, post_hoc = (prior.log_prob(z[0, 2_000:]).mean().item() for prior in (vae.prior, after))
+    assert joint > post_hoc - 0.1
+
+
+@pytest.mark.parametrize("stop_at", [30, 45])
+def test_a_run_that_starts_its_prior_resumes_to_the_bit(tmp_path, stop_at):
+    """Before and after the prior's start, at a fifth of the run."""
+    settings = {"max_steps": 200, "validate_every": 20, "random_state": 3}
+    x, vaes = clusters(300), []
+    for folder in (None, tmp_path):
+        if folder is not None:
+            interrupt(mixture_vae(), x, stop_at, run_dir=folder, **settings)
+        vaes.append(mixture_vae())
+        lf.fit(vaes[-1], x, run_dir=folder, **settings)
+    for name, value in vaes[0].state_dict().items():
+        assert torch.equal(value, vaes[1].state_dict()[name]), name
+
+
+def interrupt(vae, x, stop_at, **settings):
+    def progress(event):
+        if event.step >= stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lf.fit(vae, x, progress=progress, **settings)
+
+
+def test_a_mixture_that_is_a_target_or_was_fitted_stays_where_it_is():
+    """A start is for a prior that the KL trains and that is as constructed."""
+    x = clusters(300)
+    vae = mixture_vae()
+    before = vae.prior.mean.clone()
+    penalty = lf.penalties.create("mmd")
+    lf.fit(vae, x, objective=lf.ELBO(kl_weight=0.0, penalties=[penalty]), max_steps=50)
+    assert torch.equal(vae.prior.mean, before)
+    vae = mixture_vae()
+    with torch.no_grad():
+        vae.prior.mean.add_(3.0)
+    lf.fit(vae, x, max_steps=50, learning_rate=1e-6)
+    assert vae.prior.mean.mean() > 2.9

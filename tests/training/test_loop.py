@@ -357,3 +357,29 @@ def test_rates_are_positive_peak_at_the_learning_rate_and_end_low(schedule, max_
         assert rates[:peak] == sorted(rates[:peak])
         assert rates[peak:] == sorted(rates[peak:], reverse=True)
         assert rates[-1] == 1e-3 if schedule == "constant" else rates[-1] < 1e-8
+
+
+def test_a_restarted_parameter_is_trained_as_from_its_first_step() -> None:
+    """Adam's first step moves by the rate whatever the gradient; a later one after large gradients by less."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    two, moved = Two(), []
+
+    def both(batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        moved.append((two.a.item(), two.b.item()))
+        return {"loss": (two.a + two.b) * (1.0 if step < 10 else 0.01)}
+
+    @torch.no_grad()
+    def restart() -> list[nn.Parameter]:
+        two.a.fill_(5.0)
+        return [two.a]
+
+    recipe = Recipe(max_steps=12, batch_size=1, learning_rate=0.1, schedule="constant")
+    minimise(two, both, Rows(Batch(torch.zeros(4, 1))), recipe, restarts={10: restart})
+    assert moved[10] == (5.0, pytest.approx(-1.0, abs=1e-4))
+    assert moved[11][0] == pytest.approx(4.9, abs=1e-4)
+    assert moved[11][1] - moved[10][1] > -0.095

@@ -56,8 +56,22 @@ def run(m: nn.Module, objective: Objective, run_dir: Path | None, recipe: Recipe
     def validate() -> float:
         return (m(X + 0.1 * torch.randn_like(X)) - X).square().mean().item()
 
+    @torch.no_grad()
+    def restart() -> list[nn.Parameter]:
+        last = m.get_parameter("3.weight")
+        last.mul_(0.5)
+        return [last]
+
     return minimise(
-        m, objective, Rows(Batch(X)), recipe, validate=validate, run_dir=run_dir, random_state=5, what="test"
+        m,
+        objective,
+        Rows(Batch(X)),
+        recipe,
+        validate=validate,
+        run_dir=run_dir,
+        random_state=5,
+        restarts={25: restart, 33: restart},
+        what="test",
     )
 
 
@@ -91,7 +105,7 @@ def test_interrupted_and_resumed_is_the_straight_run(tmp_path, straight, error, 
     with pytest.raises(type(error)):
         run(m, objective, tmp_path)
     kept = {int(path.stem.rpartition("-")[2]) for path in tmp_path.glob("checkpoint-*")}
-    assert kept == ({20, 30} if often else {30})
+    assert kept == ({30, 33} if often else {33})
     m, objective = setting()
     assert_same((m, objective, run(m, objective, tmp_path)), straight)
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -156,12 +170,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     objective.stop_at, objective.stop_with = 37, KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         run(m, objective, tmp_path)
-    damage(tmp_path / "checkpoint-30.safetensors")
+    damage(tmp_path / "checkpoint-33.safetensors")
     m, objective = setting()
     with pytest.warns(ReliabilityWarning) as caught:
         result = run(m, objective, tmp_path)
     assert [str(w.message) for w in caught] == [
-        f"{tmp_path / 'checkpoint-30'} is damaged ({word}), going back to checkpoint-20."
+        f"{tmp_path / 'checkpoint-33'} is damaged ({word}), going back to checkpoint-30."
     ]
     assert_same((m, objective, result), straight)
 

@@ -44,8 +44,9 @@ class Prior(Component, nn.Module, ABC):
     One object, three uses: inside the ELBO, fitted after training on a frozen VAE, dropped into a user's own model.
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
-    `density`, `training_log_prob`, `fit_rows`, `bind`, `freeze`, `parameter_kl`, `analytic_kl`, `analytic_unit_kl`,
-    `unit_log_prob`, `component_means`, `responsibilities`, `n_stored` and `network_calls`.
+    `density`, `training_log_prob`, `fit_rows`, `awaits_codes`, `start_rows`, `bind`, `freeze`, `parameter_kl`,
+    `analytic_kl`, `analytic_unit_kl`, `unit_log_prob`, `component_means`, `responsibilities`, `n_stored` and
+    `network_calls`.
     """
 
     event_shape: torch.Size
@@ -113,6 +114,14 @@ class Prior(Component, nn.Module, ABC):
 
     def fit_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Fit to rows that are checked and flattened. By default there is nothing to fit."""
+
+    @property
+    def awaits_codes(self) -> bool:
+        """Whether joint training calls `start_rows` once the codes say something; False by default."""
+        return False
+
+    def start_rows(self, rows: CodeRows, options: FitOptions) -> None:
+        """Start at these codes in the midst of joint training; every parameter keeps its shape and is trained on."""
 
     def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
         """Receive the encoder and the training data, where the prior is made of them. Nothing by default."""

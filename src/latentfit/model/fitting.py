@@ -16,11 +16,16 @@ from latentfit.data.rows import Rows, as_batch
 from latentfit.errors import InputError
 from latentfit.model.contracts import Likelihood
 from latentfit.model.objective import ELBO
+from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.model.vae import VAEModule
 from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise, short_record
 
 #: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
 _ROWS = 5_000
+
+#: share of a run after which a prior that awaits codes starts at them (later where the KL settles later), how many rows
+#: it starts at, at most, and the iterations of that fit
+_PRIOR_STARTS, _PRIOR_ROWS, _PRIOR_STEPS = 0.2, 20_000, 20
 
 #: settings whose None says something: never stop early, never clip, validate about 20 times; None of others is left out
 _NONE_MEANS = ("patience", "clip_norm", "validate_every")
@@ -118,6 +123,7 @@ def fit(
         run_dir=None if run_dir is None else Path(run_dir),
         progress=progress,
         parameter_groups=objective.parameter_groups(),
+        restarts=_start_of_prior(module, objective, data, prepare, recipe.max_steps, random_state),
     )
     for network in module.uncertain:
         settled = partial(objective, module, step=settled_at)
@@ -178,6 +184,43 @@ def _rows(X: Any, X_validation: Any, fraction: float, random_state: int) -> tupl
 
 def _scored(module: VAEModule, data: Batch) -> torch.Tensor:
     return data.x if module.preprocess is None else module.preprocess(data.x.to(module.device))
+
+
+def _start_of_prior(
+    module: VAEModule,
+    objective: ELBO,
+    data: Batch,
+    prepare: Callable[[Batch], Batch] | None,
+    max_steps: int,
+    random_state: int,
+) -> dict[int, Callable[[], list[nn.Parameter]]]:
+    """After how many steps a prior that awaits codes starts at them, and how; never where no KL would train it."""
+    prior = module.prior
+    step = max(1, objective.settled_at, round(_PRIOR_STARTS * max_steps))
+    if not prior.awaits_codes or objective.kl_weight(objective.settled_at) == 0 or step >= max_steps:
+        return {}
+
+    def start() -> list[nn.Parameter]:
+        prior.start_rows(_codes(module, data, prepare, random_state), FitOptions(_PRIOR_STEPS, random_state))
+        return list(prior.parameters())
+
+    return {step: start}
+
+
+@torch.no_grad()
+def _codes(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | None, random_state: int) -> CodeRows:
+    """q(z given x) of at most `_PRIOR_ROWS` training rows by its moments, encoded in eval mode."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(random_state))[:_PRIOR_ROWS]
+    moments = []
+    training = module.training
+    module.eval()
+    with isolated_rng(random_state, module.device):
+        for rows in order.split(_ROWS):
+            part = data[rows.to(data.x.device)].to(module.device)
+            moments.append(module.encode(part if prepare is None else prepare(part)).moments())
+    module.train(training)
+    mean, variance = (torch.cat(parts).flatten(1) for parts in zip(*moments, strict=True))
+    return CodeRows(mean, variance.sqrt())
 
 
 @torch.no_grad()

@@ -46,3 +46,14 @@ def component_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     ]
     energy = energies[0] if len(energies) == 1 else torch.cat(energies)
     return log_det - 0.5 * (energy + dim * LOG_2PI)
+
+
+def first_means(n_components: int, dim: int) -> Tensor:
+    """Means (K, D) 0.1 from the origin, so that components can part, the same in every process; one is at it."""
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(n_components, dim, generator=generator) if n_components > 1 else torch.zeros(1, dim)
+
+
+def have_parted(mean: Tensor) -> bool:
+    """Whether components moved from `first_means`; one component has nothing to part from."""
+    return len(mean) == 1 or not torch.equal(mean.detach(), first_means(*mean.shape).to(mean))

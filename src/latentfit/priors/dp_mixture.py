@@ -13,7 +13,7 @@ from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors import sticks
-from latentfit.priors.components import component_log_prob
+from latentfit.priors.components import component_log_prob, first_means, have_parted
 from latentfit.priors.following import resize
 from latentfit.priors.gaussians import around, pick, stretches
 from latentfit.priors.hierarchical import START_ROWS
@@ -25,7 +25,7 @@ from latentfit.priors.normal_wishart import (
     predictive,
     predictive_log_prob,
 )
-from latentfit.priors.variational import fit_mixture
+from latentfit.priors.variational import Posterior, fit_mixture
 from latentfit.training.rng import standard_normal
 
 #: a component of less weight is not counted as a cluster
@@ -79,11 +79,9 @@ class DirichletProcessPrior(Prior):
             )
         self.truncation, self.concentration = truncation, concentration
         dim = self.event_shape.numel()
-        generator = torch.Generator().manual_seed(0)  # the start is the same in every process
-        offset = 0.1 * torch.randn(truncation, dim, generator=generator) if truncation > 1 else torch.zeros(1, dim)
         self.register_buffer("below", lower_index(dim), persistent=False)
         self.logits = nn.Parameter(torch.zeros(truncation))  # of n_k / n
-        self.mean = nn.Parameter(offset)
+        self.mean = nn.Parameter(first_means(truncation, dim))
         self.log_diagonal = nn.Parameter(torch.zeros(truncation, dim))  # of W_k
         self.lower = nn.Parameter(torch.zeros(truncation, dim * (dim - 1) // 2))
         self.log_rows = nn.Parameter(torch.tensor(START_ROWS).log())
@@ -155,7 +153,26 @@ class DirichletProcessPrior(Prior):
 
         n is the number of rows, however often each is drawn. Determined by `random_state`.
         """
-        found = fit_mixture(
+        found = self._found(rows, options)
+        # one more component holds the weight of all that have no rows
+        for name, value in self._values(found, len(found.n) + 1).items():
+            setattr(self, name, nn.Parameter(value))
+        self.n_rows.fill_(len(rows))
+
+    @property
+    def awaits_codes(self) -> bool:
+        """Whether it is as constructed, with components that have yet to part."""
+        return not have_parted(self.mean)
+
+    @torch.no_grad()
+    def start_rows(self, rows: CodeRows, options: FitOptions) -> None:
+        """Coordinate ascent as in `fit`, all K components staying: those without rows are the hyper-prior's."""
+        found = self._found(rows, options)
+        for name, value in self._values(found, self.truncation).items():
+            getattr(self, name).copy_(value)
+
+    def _found(self, rows: CodeRows, options: FitOptions) -> Posterior:
+        return fit_mixture(
             rows,
             self.truncation,
             self.concentration,
@@ -163,24 +180,24 @@ class DirichletProcessPrior(Prior):
             random_state=options.random_state,
             progress=options.progress,
         )
-        like, dim = self.mean, rows.mean.shape[1]
-        hyper = found.hyper
-        # one more component holds the weight of all that have no rows: it is their hyper-prior
-        n = torch.cat((found.n, found.n.new_full((1,), NO_ROWS)))
+
+    def _values(self, found: Posterior, n_components: int) -> dict[str, Tensor]:
+        """The parameters of so many components: those found, then such as have no rows and are their hyper-prior."""
+        hyper, dim = found.hyper, self.mean.shape[1]
+        spare = n_components - len(found.n)
+        n = torch.cat((found.n, found.n.new_full((spare,), NO_ROWS)))
         factor = inverse_factor(found.covariance)
-        spare = (-0.5 * hyper.log_variance).exp().expand(1, dim)
+        without = (-0.5 * hyper.log_variance).exp().expand(spare, dim)
         values = {
             "logits": (n / n.sum()).log(),
-            "mean": torch.cat((found.mean, found.mean.new_zeros(1, dim))),
-            "log_diagonal": torch.cat((factor.diagonal(dim1=-2, dim2=-1), spare)).log(),
-            "lower": torch.nn.functional.pad(factor.flatten(1)[:, lower_index(dim)], (0, 0, 0, 1)),
+            "mean": torch.cat((found.mean, found.mean.new_zeros(spare, dim))),
+            "log_diagonal": torch.cat((factor.diagonal(dim1=-2, dim2=-1), without)).log(),
+            "lower": torch.nn.functional.pad(factor.flatten(1)[:, lower_index(dim)], (0, 0, 0, spare)),
             "log_rows": hyper.log_rows,
             "log_mean_rows": hyper.log_mean_rows,
             "log_variance": hyper.log_variance,
         }
-        for name, value in values.items():
-            setattr(self, name, nn.Parameter(value.to(like)))
-        self.n_rows.fill_(len(rows))
+        return {name: value.to(self.mean) for name, value in values.items()}
 
     def _counts(self) -> Tensor:
         """n_k (K,), float64."""

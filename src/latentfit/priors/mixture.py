@@ -11,21 +11,24 @@ from latentfit.errors import InputError
 from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
-from latentfit.priors.components import component_log_prob
-from latentfit.priors.em import fit_mixture
+from latentfit.priors.components import component_log_prob, first_means, have_parted
+from latentfit.priors.em import MixtureFit, fit_mixture
 from latentfit.training.rng import standard_normal
 
 #: components before a fit has chosen their number
 START_COMPONENTS = 10
+#: rows of a component at least, for a start in joint training
+FEWEST_ROWS_EACH = 5
 
 
 class MixturePrior(Prior):
     r"""p(z) = sum_k w_k N(z; m_k, C_k), with C_k^{-1} = W_k^T W_k.
 
-    Learned jointly it starts next to N(0, I): equal weights, unit covariances, means 0.1 from the origin so
-    that the components can part; the diagonal of W_k is held below 1 / `min_std`. `fit` runs EM on fresh
-    draws of q(z given x), with held-out rows choosing the iterate and, for "auto", the number of components.
-    A context is not used.
+    It starts next to N(0, I): equal weights, unit covariances, means 0.1 from the origin; the diagonal of W_k is
+    held below 1 / `min_std`. From there a gradient does not find the clusters, so in joint training
+    `latentfit.fit` starts it once more, by EM at the codes that a fifth of the run has made, and trains on; in a loop
+    of your own call `fit` at such a point. `fit` runs EM on fresh draws of q(z given x), with held-out rows choosing
+    the iterate and, for "auto", the number of components. A context is not used.
 
     Args:
         latent_dim: D, or a shape (flattened).
@@ -63,10 +66,8 @@ class MixturePrior(Prior):
         """Parameters of K components, next to N(0, I)."""
         dim, like = self.event_shape.numel(), self.min_std
         self.n_components = n_components
-        generator = torch.Generator().manual_seed(0)  # the start is the same in every process
-        offset = 0.1 * torch.randn(n_components, dim, generator=generator) if n_components > 1 else torch.zeros(1, dim)
         self.logits = nn.Parameter(torch.zeros(n_components).to(like))
-        self.mean = nn.Parameter(offset.to(like))
+        self.mean = nn.Parameter(first_means(n_components, dim).to(like))
         self.log_diagonal = nn.Parameter(torch.zeros(n_components, dim).to(like))
         if self.covariance == "full":
             self.lower = nn.Parameter(torch.zeros(n_components, dim * (dim - 1) // 2).to(like))
@@ -121,19 +122,38 @@ class MixturePrior(Prior):
         number the smallest within one standard error of the best after a fifth of the iterations, which every
         number gets. It is the configuration from then on. Determined by `random_state`.
         """
-        found = fit_mixture(
-            rows.to("cpu", rows.mean.dtype),  # so that a GPU's rows give the same mixture
-            "auto" if self.automatic else self.n_components,
-            self.covariance,
-            max_iterations=60 if options.max_steps is None else options.max_steps,
-            random_state=options.random_state,
-            progress=options.progress,
-        )
+        n_components: int | Literal["auto"] = "auto" if self.automatic else self.n_components
+        found = self._found(rows, n_components, options)
         if len(found.log_weight) != self.n_components:
             self._allocate(len(found.log_weight))
         if self.automatic:
             arguments = {**getattr(self, "_arguments", {}), "n_components": self.n_components}
             object.__setattr__(self, "_arguments", arguments)
+        self._take(found)
+
+    @property
+    def awaits_codes(self) -> bool:
+        """Whether it is as constructed, with components that have yet to part."""
+        return not have_parted(self.mean)
+
+    @torch.no_grad()
+    def start_rows(self, rows: CodeRows, options: FitOptions) -> None:
+        """EM as in `fit`, with the number of components that there is; nothing where the rows are too few for it."""
+        if self.n_components * FEWEST_ROWS_EACH <= len(rows):
+            self._take(self._found(rows, self.n_components, options))
+
+    def _found(self, rows: CodeRows, n_components: int | Literal["auto"], options: FitOptions) -> MixtureFit:
+        return fit_mixture(
+            rows.to("cpu", rows.mean.dtype),  # so that a GPU's rows give the same mixture
+            n_components,
+            self.covariance,
+            max_iterations=60 if options.max_steps is None else options.max_steps,
+            random_state=options.random_state,
+            progress=options.progress,
+        )
+
+    def _take(self, found: MixtureFit) -> None:
+        """The parameters of a fit with as many components."""
         diagonal = found.factor if self.covariance == "diagonal" else found.factor.diagonal(dim1=-2, dim2=-1)
         # a latent on a small scale (a weak KL) must not be stopped by the floor meant for joint training
         self.min_std.fill_(min(1e-3, 0.1 / diagonal.max().item()))
@@ -141,7 +161,7 @@ class MixturePrior(Prior):
         self.mean.copy_(found.mean)
         self.log_diagonal.copy_(diagonal.log())
         if self.covariance == "full":
-            self.lower.copy_(found.factor.flatten(1)[:, lower_index(rows.mean.shape[1])])
+            self.lower.copy_(found.factor.flatten(1)[:, lower_index(self.mean.shape[1])])
 
     def _factor(self) -> Tensor:
         """W_k (K, D, D), or its diagonal (K, D)."""

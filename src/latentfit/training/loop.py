@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,6 +73,7 @@ def minimise(
     run_dir: str | Path | None = None,
     progress: Progress | None = None,
     parameter_groups: Sequence[Mapping[str, Any]] | None = None,
+    restarts: Mapping[int, Callable[[], Iterable[nn.Parameter]]] | None = None,
     what: str = "training",
 ) -> TrainingResult:
     """Minimise E[loss(batch, step)] over a module's parameters, in place, with Adam.
@@ -94,6 +95,8 @@ def minimise(
         progress: shows how far it is, see `ProgressEvent`.
         parameter_groups: torch's parameter groups for those that need an "lr" of their own; the schedule
             scales it.
+        restarts: {step: function}, each called once that many steps are done. It writes some parameters anew, in
+            place, and returns them; their moments in Adam and their average start there.
         what: the run's name in messages.
 
     Returns:
@@ -189,6 +192,9 @@ def minimise(
                         counters.rate_factor *= 0.5
                         counters.bad_in_a_row = 0
 
+                restart = None if restarts is None else restarts.get(counters.step)
+                if restart is not None:
+                    state.start_over(restart())
                 done = counters.step >= recipe.max_steps
                 validating = done or counters.step % recipe.validation_interval == 0
                 counters.seconds = now = time.perf_counter() - began
@@ -203,7 +209,8 @@ def minimise(
                 elif counters.step % log_every == 0:
                     record()
                 # at fixed steps, never by the clock: a roll-back must go to the same state in a resumed run
-                if counters.stopped or (fine and (validating or counters.step % snapshot_every == 0)):
+                settled = validating or restart is not None or counters.step % snapshot_every == 0
+                if counters.stopped or (fine and settled):
                     good, spare = state.capture(reuse=spare), good
                 if progress is not None and (now >= next_event or counters.stopped):
                     speed = now / counters.step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -138,6 +138,16 @@ class TrainingState:
             torch.cuda.set_rng_state(parts["rng"]["cuda"], self.device)
         self.epochs.restore(parts["rng"]["order"], snapshot.position)
         self.counters = replace(snapshot.counters)
+
+    @torch.no_grad()
+    def start_over(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take these parameters as they are now for a start: no moments, and their average is themselves."""
+        anew = {id(p) for p in parameters}
+        for i, p in enumerate(self.parameters):
+            if id(p) in anew:
+                self.optimiser.state.pop(p, None)
+                if self.average is not None:
+                    self.average.values[i].copy_(p)
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Write tensors of `weights` back in place."""
