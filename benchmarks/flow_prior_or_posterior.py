@@ -37,13 +37,13 @@ import torch
 from _together import CHUNK, Group, train
 
 from latentfit import methods, saving
-from latentfit.data import Batch, binarise_once, grey_to_unit, load
+from latentfit.data import Batch, Binarise, binarise_once, grey_to_unit, load
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.likelihood import log_likelihood
 from latentfit.evaluation.proposal import fit_proposal
 from latentfit.evaluation.terms import elbo_terms, inference_gap
-from latentfit.model import VAEModule
+from latentfit.model import VAEModule, fit
 from latentfit.registry import registry
 from latentfit.training import Recipe, isolated_rng
 
@@ -128,11 +128,9 @@ def build(arm: str, seed: int) -> VAEModule:
         )
 
 
-def group_of(runs: list[Run], rows: dict[str, torch.Tensor], device: str, validate_every: int = 500) -> Group:
-    """The seeds of one arm as a group."""
-    first = runs[0]
-    recipe = Recipe(
-        max_steps=first.steps,
+def recipe_of(run: Run, validate_every: int = 500) -> Recipe:
+    return Recipe(
+        max_steps=run.steps,
         batch_size=BATCH,
         learning_rate=1e-3,
         schedule="one_cycle",
@@ -140,54 +138,103 @@ def group_of(runs: list[Run], rows: dict[str, torch.Tensor], device: str, valida
         validate_every=validate_every,
         clip_norm=200.0,
     )
+
+
+def group_of(runs: list[Run], rows: dict[str, torch.Tensor], device: str, validate_every: int = 500) -> Group:
+    """The seeds of one arm as a group."""
+    first = runs[0]
     return Group(
         [build(first.arm, run.seed) for run in runs],
         rows["train"][: first.rows].to(device),
         rows["validation"].to(device),
         methods.get("standard").kl_weight(first.steps),
-        recipe,
+        recipe_of(first, validate_every),
         [run.seed for run in runs],
     )
 
 
+class OutOfTime(Exception):
+    """The time limit has passed; what was done is on disk."""
+
+
+def train_by_fit(run: Run, rows: dict[str, torch.Tensor], options: argparse.Namespace, deadline: float) -> None:
+    """One run by the library's own loop, which also starts a mixture at the codes."""
+    folder = options.out / str(run)
+
+    def tick(_: object) -> None:
+        if time.monotonic() > deadline:
+            raise OutOfTime
+
+    vae = build(run.arm, run.seed)
+    result = fit(
+        vae,
+        Batch(rows["train"][: run.rows]),
+        X_validation=Batch(rows["validation"]),
+        objective=methods.get("standard").objective(run.steps),
+        prepare=Binarise(),
+        recipe=recipe_of(run, options.validate_every),
+        random_state=run.seed,
+        run_dir=folder / "training",
+        progress=tick,
+    )
+    facts = {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "validation_elbo": None if result.best_value is None else -result.best_value,
+        "skipped_steps": result.skipped_steps,
+        "n_parameters": sum(p.numel() for p in vae.parameters() if p.requires_grad),
+        "train_seconds": result.seconds,
+        "trained": f"{device_name(options)}, fit",
+    }
+    saving.save_component(vae, folder / "model", overwrite=True)
+    saving.write_atomic(folder / "fit.json", json.dumps(facts))
+    print(f"{run}: trained in {result.seconds:.0f} s, best at {result.best_step}", flush=True)
+
+
 def train_phase(runs: list[Run], rows: dict[str, torch.Tensor], options: argparse.Namespace, deadline: float) -> None:
-    """Train what is not trained yet: on a GPU all arms side by side, on a CPU one after the other."""
+    """Train what is not trained yet: on a GPU all arms side by side, on a CPU one run after the other."""
+    missing = [run for run in runs if not (options.out / str(run) / "fit.json").exists()]
+    if options.device == "cpu":
+        try:
+            for run in missing:
+                train_by_fit(run, rows, options, deadline)
+        except OutOfTime:
+            print("Out of time; run it again to go on.", flush=True)
+        return
     todo: dict[str, list[Run]] = {}
-    for run in runs:
-        if not (options.out / str(run) / "fit.json").exists():
-            todo.setdefault(run.arm if ARMS[run.arm].vectorised else str(run), []).append(run)
-    together = [list(todo.values())] if options.device == "cuda" else [[arm] for arm in todo.values()]
-    for batch in together:
-        if not batch or time.monotonic() > deadline:
-            return
-        groups = []
-        for of_arm in batch:
-            group = group_of(of_arm, rows, options.device, options.validate_every)
-            state = options.out / f"state-{'-'.join(map(str, of_arm))}.safetensors"
-            if state.exists():
-                group.load(state)
-            kind = "eager" if options.eager else group.capture()
-            print(f"{of_arm[0].arm}: {len(of_arm)} seeds from step {group.done}, {kind}", flush=True)
-            if options.device == "cuda" and kind != "graph" and not options.eager:
-                continue  # it would hold up all the others: see why, and run it alone with --eager
-            groups.append((of_arm, group, state, kind))
-        if not groups:
+    for run in missing:
+        if build(run.arm, run.seed).prior.awaits_codes:
+            print(f"{run}: left out, this engine has no start at the codes; without --device cuda it is trained")
             continue
-        start, before = time.monotonic(), groups[0][1].done
-        finished = train([group for _, group, _, _ in groups], deadline)
-        seconds = time.monotonic() - start
-        print(f"{groups[0][1].done - before} steps in {seconds:.0f} s, {'done' if finished else 'stored'}", flush=True)
-        for of_arm, group, state, kind in groups:
-            if not finished:
-                group.save(state)
-                continue
-            for run, vae, facts in zip(of_arm, group.vaes, group.finish(), strict=True):
-                folder = options.out / str(run)
-                folder.mkdir(parents=True, exist_ok=True)
-                saving.save_component(vae.cpu(), folder / "model", overwrite=True)
-                facts["trained"] = f"{device_name(options)}, {kind}"
-                saving.write_atomic(folder / "fit.json", json.dumps(facts))
-            state.unlink(missing_ok=True)
+        todo.setdefault(run.arm if ARMS[run.arm].vectorised else str(run), []).append(run)
+    groups = []
+    for of_arm in todo.values():
+        group = group_of(of_arm, rows, options.device, options.validate_every)
+        state = options.out / f"state-{'-'.join(map(str, of_arm))}.safetensors"
+        if state.exists():
+            group.load(state)
+        kind = "eager" if options.eager else group.capture()
+        print(f"{of_arm[0].arm}: {len(of_arm)} seeds from step {group.done}, {kind}", flush=True)
+        if kind != "graph" and not options.eager:
+            continue  # it would hold up all the others: see why, and run it alone with --eager
+        groups.append((of_arm, group, state, kind))
+    if not groups or time.monotonic() > deadline:
+        return
+    start, before = time.monotonic(), groups[0][1].done
+    finished = train([group for _, group, _, _ in groups], deadline)
+    seconds = time.monotonic() - start
+    print(f"{groups[0][1].done - before} steps in {seconds:.0f} s, {'done' if finished else 'stored'}", flush=True)
+    for of_arm, group, state, kind in groups:
+        if not finished:
+            group.save(state)
+            continue
+        for run, vae, facts in zip(of_arm, group.vaes, group.finish(), strict=True):
+            folder = options.out / str(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            saving.save_component(vae.cpu(), folder / "model", overwrite=True)
+            facts["trained"] = f"{device_name(options)}, {kind}"
+            saving.write_atomic(folder / "fit.json", json.dumps(facts))
+        state.unlink(missing_ok=True)
 
 
 def score_phase(runs: list[Run], rows: dict[str, torch.Tensor], options: argparse.Namespace, deadline: float) -> None:
