@@ -153,3 +153,17 @@ def test_a_mixture_that_is_a_target_or_was_fitted_stays_where_it_is():
         vae.prior.mean.add_(3.0)
     lf.fit(vae, x, max_steps=50, learning_rate=1e-6)
     assert vae.prior.mean.mean() > 2.9
+
+
+def test_a_conditional_flow_starts_its_base_at_the_codes():
+    """With the context of each row, without which it has no density."""
+    x = clusters(300)
+    context = (x[:, :1] > 0).float()
+    base = lf.priors.create("mixture", latent_dim=3, n_components=4)
+    prior = lf.priors.create("realnvp", latent_dim=3, transforms=2, hidden_features=8, base=base, context_features=1)
+    encoder = lf.networks.create("mlp", in_shape=8, out_shape=6, context_features=1)
+    decoder = lf.networks.create("mlp", in_shape=3, out_shape=8, context_features=1)
+    vae = lf.VAEModule(encoder, decoder, prior, likelihood="normal", conditional=True)
+    assert prior.awaits_codes
+    lf.fit(vae, Batch(x, context), max_steps=50)
+    assert not prior.awaits_codes

@@ -220,7 +220,8 @@ def _codes(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | N
             moments.append(module.encode(part if prepare is None else prepare(part)).moments())
     module.train(training)
     mean, variance = (torch.cat(parts).flatten(1) for parts in zip(*moments, strict=True))
-    return CodeRows(mean, variance.sqrt())
+    context = None if data.context is None else data.context[order.to(data.x.device)].to(mean)
+    return CodeRows(mean, variance.sqrt(), context)
 
 
 @torch.no_grad()

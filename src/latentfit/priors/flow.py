@@ -151,6 +151,16 @@ class FlowPrior(Prior, ABC):
         fit_by_gradient(self, fitted, options, held_out)
         self._check(rows, options.random_state)
 
+    @property
+    def awaits_codes(self) -> bool:
+        """Whether the base does."""
+        return self.base.awaits_codes
+
+    @torch.no_grad()
+    def start_rows(self, rows: CodeRows, options: FitOptions) -> None:
+        """Start the base at the codes as the flow shows them to it; the flow stays where it is."""
+        self.base.start_rows(self._draws_in_base(self._seen(rows), options.random_state), options)
+
     def _act_on(self, active: tuple[int, ...] | None, base: Prior | None) -> None:
         """Whitening, flow and base over these units, as they start."""
         dim = self.event_shape.numel()
@@ -194,10 +204,14 @@ class FlowPrior(Prior, ABC):
         """Start a learnable base at its own fit to what it will see: the flow is still a permutation."""
         if self.base.n_parameters == 0:
             return
+        self.base.fit_rows(self._draws_in_base(seen, random_state), FitOptions(random_state=random_state))
+
+    def _draws_in_base(self, seen: CodeRows, random_state: int) -> CodeRows:
+        """Four draws of every row, as rows without spread in the base's coordinates."""
         seen = seen.to(self.whitening.mean.device, self.whitening.mean.dtype)
         generator = torch.Generator().manual_seed(random_state)
-        draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)])
-        self.base.fit(draws, std=torch.zeros_like(draws), random_state=random_state)
+        draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)]).flatten(1)
+        return CodeRows(draws, torch.zeros_like(draws))
 
     @torch.no_grad()
     def _start_base(self, start: MixturePrior) -> None:
