@@ -16,6 +16,7 @@ from latentfit.adapters.encoding import ForeignEncoder
 from latentfit.adapters.example import first_rows
 from latentfit.adapters.given import GivenGaussian
 from latentfit.adapters.run import Options, Run
+from latentfit.adapters.understood import Understood
 from latentfit.errors import InputError
 from latentfit.model.contracts import Likelihood, as_shape
 from latentfit.model.vae import VAEModule
@@ -111,9 +112,9 @@ def adapt(
     with in_eval(to_z, *([to_x] if to_x else [])), torch.no_grad():
         run.encoder()
         run.decoder()
-    lines = [_headline(name, where, bool(foreign)), *run.lines]
+    lines = [_head(name, where, bool(foreign)), *run.lines]
     if where.type == "cpu" and torch.cuda.is_available():
-        lines.append('Running on cpu; cuda:0 is free: device="cuda".')
+        lines.append(Understood("free"))
     return AdaptedVAE(
         ForeignEncoder(to_z, run.reading),
         run.decoder_module,
@@ -200,11 +201,7 @@ def _parts(
     return type(model).__name__, outermost, ForeignCall(to_z), ForeignCall(to_x) if callable(to_x) else None
 
 
-def _headline(name: str, where: torch.device, has_modules: bool) -> str:
+def _head(name: str, where: torch.device, has_modules: bool) -> Understood:
     device = f"{where.type}:{where.index or 0}" if where.type == "cuda" else str(where)
-    mode = (
-        "eval mode while Latentfit works, restored after"
-        if has_modules
-        else "plain functions: put the model in eval mode yourself"
-    )
-    return f"Adapted {name} on {device} ({mode})"
+    mode = Understood("mode.eval" if has_modules else "mode.functions")
+    return Understood("head", {"name": name, "device": device, "mode": mode})

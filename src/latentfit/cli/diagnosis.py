@@ -109,7 +109,7 @@ def diagnose(
         from latentfit import diagnose as run
         from latentfit.cli.subject import subject
 
-        given = subject(asked, labels, groups)
+        given = subject(asked, labels, groups, shown.lang)
         built_in = given.built_in
         with Parts() as parts:
             dx = run(

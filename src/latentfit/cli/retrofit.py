@@ -60,7 +60,7 @@ def retrofit(
             note(f"{codes.name}: groups are left aside; errors are those of rows by themselves.")
         given = subject.codes_subject(arrays)
     else:
-        given = subject.subject(asked)
+        given = subject.subject(asked, lang=shown.lang)
     from latentfit import retrofit as run
     from latentfit.diagnosis.latents import DEPTHS
     from latentfit.estimator import save

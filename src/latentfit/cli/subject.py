@@ -131,8 +131,8 @@ class Subject:
     built_in: bool = False
 
 
-def subject(asked: Asked, labels: str | None = None, groups: str | None = None) -> Subject:
-    """Load the model and its rows."""
+def subject(asked: Asked, labels: str | None = None, groups: str | None = None, lang: str = "en") -> Subject:
+    """Load the model and its rows; what was understood of a foreign one is said in `lang`."""
     (label_file, label_column), (group_file, group_column) = split_marks(labels), split_marks(groups)
 
     def marks(n_rows: int | None, of_source: Any, of_groups: Any) -> tuple[Any, Any]:
@@ -154,7 +154,7 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None) 
         test = imported(asked.data, "--data")
         train = None if asked.train_data is None else imported(asked.train_data, "--train-data")
         label, group = marks(len(test) if hasattr(test, "shape") else None, None, None)
-        return Subject(_foreign(asked, test), test, train, label, group)
+        return Subject(_foreign(asked, test, lang), test, train, label, group)
 
     from latentfit.data.sources import load
 
@@ -179,7 +179,7 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None) 
         note(f"{source.name}: judged on its {source.n_test:,} test rows; priors are fitted on the others.")
         label, group = _picked(label, source.is_test), _picked(group, source.is_test)
         x, train = x[source.is_test], x[~source.is_test]
-    return Subject(_foreign(asked, x), x, train, label, group, source.built_in)
+    return Subject(_foreign(asked, x, lang), x, train, label, group, source.built_in)
 
 
 def as_tensors(x: Any) -> Any:
@@ -217,7 +217,7 @@ def codes_subject(arrays: dict[str, Any]) -> Subject:
     return Subject(model, x, train)
 
 
-def _foreign(asked: Asked, example: Any) -> Any:
+def _foreign(asked: Asked, example: Any, lang: str) -> Any:
     """The user's model, adapted where it is not one of Latentfit's own; what was understood is said."""
     assert asked.model is not None
     found = imported(asked.model, "--model")
@@ -234,7 +234,7 @@ def _foreign(asked: Asked, example: Any) -> Any:
         return found
     model = adapt(found, example=example, device=_torch_device(asked.device), **asked.adaptation())
     if isinstance(model, AdaptedVAE):
-        for line in model.understood:
+        for line in model.summary(lang).splitlines():
             note(typed_words(line))
     return model
 

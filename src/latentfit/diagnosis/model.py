@@ -187,7 +187,7 @@ class _Found:
         full = measures.depth == "full"
         setting = DiagnosisSetting(
             model=under.name,
-            understood=list(getattr(measures.vae, "sentences", [])),
+            understood=list(getattr(measures.vae, "understood", [])),
             likelihood=likelihood_name(measures.vae) if under.can_score else "",
             data_shape=tuple(material.test.x.shape[1:]),
             n_test=len(material.test) if material.separate else len(material.whole or ()),

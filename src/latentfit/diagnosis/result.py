@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding, plain
 from latentfit.diagnosis.pictures import Pictures
@@ -27,7 +28,7 @@ class DiagnosisSetting:
     """What was diagnosed, on which rows, and how: enough to repeat it.
 
     Attributes:
-        model: its name; understood: what the adapter understood of a foreign model, sentence by sentence.
+        model: its name; understood: what the adapter understood of a foreign model.
         likelihood: its name, or "" in latent-only mode.
         n_test, n_train: rows judged by, rows priors were fitted on.
         separate: whether the test rows were given beside the training rows.
@@ -37,7 +38,7 @@ class DiagnosisSetting:
     """
 
     model: str
-    understood: list[str]
+    understood: list[Understood]
     likelihood: str
     data_shape: tuple[int, ...]
     n_test: int

@@ -353,7 +353,4 @@ SENTENCES: dict[str, str] = {
     "clause.dequantised": "integers dequantised into [0, 1]; nats refer to that scale",
     "clause.dequantised.noise": "integers dequantised with uniform noise; log p(x) is a lower bound for the integers",
     "clause.no_likelihood": "no likelihood was given",
-    "clause.warmup": "{epochs} epochs of a {length}-epoch warm-up",
-    "clause.warmup.steps": "{steps} steps of a {length}-step warm-up",
-    "clause.warmup.fewer": "{epochs} epochs, fewer than its warm-up",
 }

@@ -353,7 +353,4 @@ SENTENCES: dict[str, str] = {
     "clause.dequantised": "số nguyên được rải đều vào [0, 1]; nat tính trên thang ấy",
     "clause.dequantised.noise": "số nguyên được rải đều bằng nhiễu; log p(x) là cận dưới cho số nguyên",
     "clause.no_likelihood": "chưa cho biết hàm hợp lý (likelihood)",
-    "clause.warmup": "{epochs} lượt (epoch) trên {length} lượt tăng dần",
-    "clause.warmup.steps": "{steps} bước trên {length} bước tăng dần",
-    "clause.warmup.fewer": "{epochs} lượt (epoch), ít hơn giai đoạn tăng dần",
 }

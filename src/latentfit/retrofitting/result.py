@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.findings import plain
 from latentfit.diagnosis.pictures import Pictures
 from latentfit.errors import InputError
@@ -49,7 +50,7 @@ class RetrofitSetting:
     """What was fitted and judged, on which rows, and how; `chose`: see `latentfit.retrofitting.rows.Parts`."""
 
     model: str
-    understood: list[str]
+    understood: list[Understood]
     likelihood: str
     data_shape: tuple[int, ...]
     latent_shape: tuple[int, ...]

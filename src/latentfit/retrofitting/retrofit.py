@@ -162,7 +162,7 @@ def retrofit(
     kl = Estimate.of(to_numpy(test.kl_to_standard_normal()))
     setting = RetrofitSetting(
         model=material.subject.name,
-        understood=list(getattr(vae, "sentences", [])),
+        understood=list(getattr(vae, "understood", [])),
         likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
         data_shape=tuple(material.test.x.shape[1:]),
         latent_shape=tuple(vae.event_shape),
