@@ -81,14 +81,14 @@ def draw_pictures(found: Found, keys: Sequence[str], key: str, holes: tuple[Hole
 
 
 def _clusters(found: Found, keys: Sequence[str]) -> dict[str, Any]:
-    """Of the first of these rows whose prior has components."""
+    """Of the first of these rows whose prior has components, the recommended one or one that has fewer than rows."""
     for key in keys:
         vae = found.model(key, 0)
-        if vae.prior.component_means() is not None:
+        if vae.prior.component_means() is not None and (key == keys[0] or not vae.prior.of_rows):
             rows = some(found.rows["selection"], MOST_CLUSTERED, found.seed)
             labels = None if found.labels is None else found.labels[rows].numpy()
-            codes = found.codes(vae, "selection", MOST_CLUSTERED)
-            return cluster_pictures(vae, vae.prior, codes, labels, found.seed)
+            codes, train = found.codes(vae, "selection", MOST_CLUSTERED), found.codes(vae, "train")
+            return cluster_pictures(vae, vae.prior, codes, train, labels, found.seed)
     return {}
 
 

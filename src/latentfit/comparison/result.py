@@ -139,7 +139,8 @@ class Pictures:
             whose weights have a distribution.
         cluster_prior: the name of a prior with components, "" where none has; cluster_samples: (m, *data_shape) its
             largest components' means, decoded; cluster_shares: (K,) of the rows, falling; cluster_members,
-            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`.
+            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`; cluster_on_rows:
+            (K,) which of them stand on a single training row, so that their decoded mean shows it.
     """
 
     null_samples: np.ndarray
@@ -172,6 +173,7 @@ class Pictures:
     cluster_members: np.ndarray = field(default_factory=lambda: np.empty(0))
     cluster_certainty: np.ndarray = field(default_factory=lambda: np.empty(0))
     cluster_labels: np.ndarray = field(default_factory=lambda: np.empty(0))
+    cluster_on_rows: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)

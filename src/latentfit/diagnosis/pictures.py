@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentfit.adapters.decoding import NoDecoder
 from latentfit.diagnosis.material import Material, some_numbers
-from latentfit.evaluation.clusters import clusters_of
+from latentfit.evaluation.clusters import clusters_of, on_single_rows
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.holes import Holes
@@ -48,7 +48,8 @@ class Pictures:
         unit_kl, unit_std: (D,) nats, and the standard deviation of the aggregate posterior.
         cluster_prior: the name of a prior with components, "" where none has; cluster_samples: (m, *data_shape) its
             largest components' means, decoded; cluster_shares: (K,) of the rows, falling; cluster_members,
-            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`.
+            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`; cluster_on_rows:
+            (K,) which of them stand on a single training row, so that their decoded mean shows it.
     """
 
     null_samples: np.ndarray = field(default_factory=_empty)
@@ -73,6 +74,7 @@ class Pictures:
     cluster_members: np.ndarray = field(default_factory=_empty)
     cluster_certainty: np.ndarray = field(default_factory=_empty)
     cluster_labels: np.ndarray = field(default_factory=_empty)
+    cluster_on_rows: np.ndarray = field(default_factory=_empty)
 
 
 @torch.no_grad()
@@ -108,16 +110,20 @@ def draw_pictures(
     mixed = new if new is not None and new.component_means() is not None else before
     rows = some_numbers(len(codes), MOST_CLUSTERED, random_state)
     labels = None if material.labels is None else material.labels[rows]
-    found = replace(found, **cluster_pictures(material.subject.vae, mixed, codes[rows], labels, random_state))
+    train = material.codes_train if material.whole is None else material.whole
+    found = replace(found, **cluster_pictures(material.subject.vae, mixed, codes[rows], train, labels, random_state))
     if material.subject.can_decode:
         found = replace(found, **_decoded(material, new, holes, random_state))
     return found
 
 
 def cluster_pictures(
-    vae: VAEModule, prior: Prior, codes: Codes, labels: np.ndarray | None, random_state: int
+    vae: VAEModule, prior: Prior, codes: Codes, train: Codes, labels: np.ndarray | None, random_state: int
 ) -> dict[str, Any]:
-    """How a mixture prior divides some rows, and its components' means decoded; nothing of any other prior."""
+    """How a mixture prior divides some rows, and its components' means decoded; nothing of any other prior.
+
+    `train` are codes of the rows that the prior may have been fitted to: they tell which means would show one of them.
+    """
     if prior.component_means() is None:
         return {}
     found = clusters_of(prior, codes, random_state=random_state)
@@ -126,6 +132,7 @@ def cluster_pictures(
         "cluster_shares": found.shares,
         "cluster_members": found.members,
         "cluster_certainty": found.certainty,
+        "cluster_on_rows": on_single_rows(prior, train, random_state=random_state)[found.order],
     }
     if labels is not None:
         facts["cluster_labels"] = np.asarray(labels)

@@ -214,6 +214,8 @@ SENTENCES: dict[str, str] = {
     "report.clusters.title": "Clusters",
     "report.clusters.caption": "How the {n:,} components of `{prior}` divide {rows:,} held-out {units}: {clusters:,} take 1 % or more each, as many as {effective:.1f} of equal size. On average the likeliest component of each has {certainty:.0%}.",
     "report.clusters.labels": "Agreement with the labels, adjusted Rand index (0: chance, 1: the same groups): {agreement:.2f}.",
+    "report.clusters.small": "None has 1 %: the {listed:,} most used are listed.",
+    "report.clusters.hidden": "Not drawn: {hidden:,} of the {n:,} components, which stand on (nearly) a single training row, so that their decoded mean would show it; show_data=True draws them.",
     "report.clusters.means": "Means of the components, decoded, the largest first",
     "report.clusters.method": "component",
     "report.clusters.share": "share",

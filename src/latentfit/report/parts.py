@@ -49,6 +49,8 @@ class Clustered(Protocol):
     def cluster_certainty(self) -> np.ndarray: ...
     @property
     def cluster_labels(self) -> np.ndarray: ...
+    @property
+    def cluster_on_rows(self) -> np.ndarray: ...
 
 
 def gap_tile(view: View, gap: Estimate, label: str, share: float, kl: float) -> dict[str, str]:
@@ -182,7 +184,10 @@ def code_map(
 
 
 def cluster_section(view: View, drawn: Clustered) -> dict[str, Any] | None:
-    """How a mixture prior divides the rows: its means decoded, and its largest components one by one."""
+    """How a mixture prior divides the rows: its means decoded, and its largest components one by one.
+
+    A mean that would show a row of the training data is drawn only where pictures of the data may be.
+    """
     if not drawn.cluster_prior:
         return None
     t, members, labels = view.t, drawn.cluster_members, drawn.cluster_labels
@@ -198,23 +203,30 @@ def cluster_section(view: View, drawn: Clustered) -> dict[str, Any] | None:
     )
     if len(labels):
         caption += " " + t("report.clusters.labels", agreement=found.agreement(labels))
-    # pseudo-inputs started as rows of the data, and may still show them
-    hidden = drawn.cluster_prior == "vamp" and not view.show
-    means, uri = (np.empty(0) if hidden else drawn.cluster_samples), ""
-    if view.image and len(means):
-        uri = pictures.data_uri(pictures.grid_png(means, view.scale))
-    columns = min(MAX_COLUMNS, means[0].size) if len(means) and not view.image else 0
+    listed = min(MAX_CLUSTERS, found.n_clusters or len(found.shares))
+    if not found.n_clusters:
+        caption += " " + t("report.clusters.small", listed=listed)
+    # a folder from before they were told apart does not say which are rows
+    on_rows = drawn.cluster_on_rows.astype(bool) if len(drawn.cluster_on_rows) else np.ones(len(found.shares), bool)
+    hidden = on_rows & (not view.show)
+    means, uri = drawn.cluster_samples, ""
+    if len(means) and hidden.any():
+        caption += " " + t("report.clusters.hidden", hidden=int(hidden.sum()), n=len(hidden))
+    drawable = means[~hidden[: len(means)]] if len(means) else means
+    if view.image and len(drawable):
+        uri = pictures.data_uri(pictures.grid_png(drawable, view.scale))
+    columns = min(MAX_COLUMNS, means[0].size) if len(drawable) and not view.image else 0
     names = ["method", "share", "certainty", *["label"] * bool(len(labels)), *(f"x{j}" for j in range(columns))]
     headings = {f"x{j}": t("report.see.column", n=j + 1) for j in range(columns)}
     rows = []
-    for k in range(min(MAX_CLUSTERS, found.n_clusters)):
-        own = members == k
+    for k in range(listed):
+        own, visible = members == k, k < len(means) and not hidden[k]
         cells: dict[str, tuple[str, float | str]] = {
             "method": (str(k + 1), k),
             "share": (percent(found.shares[k]), float(found.shares[k])),
             "certainty": (percent(float(found.certainty[own].mean())) if own.any() else "–", 0.0),
             "label": (_commonest(labels[own]) if len(labels) and own.any() else "–", ""),
-            **{f"x{j}": (short(float(means[k].reshape(-1)[j])), 0.0) for j in range(columns) if k < len(means)},
+            **{f"x{j}": (short(float(means[k].reshape(-1)[j])) if visible else "–", 0.0) for j in range(columns)},
         }
         rows.append({"cells": [(name, *cells[name]) for name in names if name in cells], "chosen": ""})
     return {
