@@ -228,5 +228,6 @@ SENTENCES: dict[str, str] = {
     "report.weights.share": "Of the variance of z given x {share:.0%} is epistemic: the data did not determine the weights. Knowing z says {nats:.2f} nats about which draw it is.",
     "report.weights.unit": "unit {n:,}",
     "report.weights.foot": "The marginal density of q(z) in the units that carry most; another draw of the weights would lie in the band with probability {level:.0%} at each point.",
+    "report.weights.rows": "These gaps are at least that much too, by a Gaussian and a mixture fitted to at most {rows:,} rows: they may lie below the prior gap at the head of the page, and are to be compared with each other.",
     "report.weights.apart": "The encoders were trained apart and share no coordinates, so there are no bands on q(z) itself.",
 }

@@ -228,5 +228,6 @@ SENTENCES: dict[str, str] = {
     "report.weights.share": "Trong phương sai của z khi biết x, {share:.0%} là do chưa biết trọng số: dữ liệu không xác định chúng. Biết z cho thêm {nats:.2f} nat về việc đó là lần lấy mẫu nào.",
     "report.weights.unit": "đơn vị {n:,}",
     "report.weights.foot": "Mật độ biên của q(z) ở những đơn vị mang nhiều thông tin nhất; tại mỗi điểm, một lần lấy mẫu trọng số khác nằm trong dải với xác suất {level:.0%}.",
+    "report.weights.rows": "Các độ hụt này cũng là cận dưới, do một phân phối Gauss và một hỗn hợp khớp vào nhiều nhất {rows:,} dòng: chúng có thể nhỏ hơn độ hụt ở đầu trang, và chỉ nên so với nhau.",
     "report.weights.apart": "Các bộ mã hoá được huấn luyện riêng nên không chung toạ độ: không có dải cho chính q(z).",
 }
