@@ -285,3 +285,35 @@ def test_the_page_of_uncertain_weights_has_their_bands(monkeypatch):
     assert "Điều mà các trọng số để ngỏ" in render_diagnosis(dx, lang="vi")
     assert not sections.band_pictures(vae.module_.centre(), rows, np.ones(2), "", 0)  # its weights are certain
     assert not sections.band_pictures(vae.module_, rows[:19], np.ones(2), "", 0)
+
+
+def test_what_is_said_beside_the_numbers_stands_in_the_json():
+    x = rows(300, 1)
+    once = lf.diagnose(sound(), x, **QUICK)
+    notes = once.to_dict()["notes"]
+    assert notes[1].startswith("No separate test data")
+    assert all(" ".join(note.split()) in " ".join(str(once).split()) for note in notes)
+    for _ in range(2):  # the second time Python itself would keep silent
+        with pytest.warns(DataWarning, match="overlaps the training data"):
+            twice = lf.diagnose(sound(), x[:200], X_train=x, lang="vi", **QUICK)
+        said = twice.to_dict()["notes"]
+        assert said[0].startswith("Chấm trên 200")
+        assert said[-1].startswith("diagnose: X overlaps the training data (200 of 200 rows identical)")
+    assert "notes" not in twice.to_dict()["setting"]
+    blind = lf.adapt(encode=lambda x: (x, torch.full_like(x, 0.3)), example=rows(50, 1)[:, :2], spread="std")
+    missing = lf.diagnose(blind, rows(200, 1)[:, :2], depth="quick").to_dict()["notes"]
+    assert "Not measured: log p(x): no likelihood was given" in missing
+
+
+def test_what_was_warned_of_when_a_model_was_adapted_is_among_the_notes():
+    with pytest.warns(DataWarning, match="is read as standard deviation: no negatives"):
+        guessed = lf.adapt(encode=lambda x: (x, torch.full_like(x, 0.3)), example=rows(50, 1)[:, :2])
+    notes = lf.diagnose(guessed, rows(200, 1)[:, :2], depth="quick").to_dict()["notes"]
+    assert any("is read as standard deviation: no negatives" in note for note in notes)
+
+
+def test_a_learned_prior_of_the_model_s_own_is_called_by_its_name():
+    learned = with_prior(sound(), MixturePrior(2, n_components=3))
+    dx = lf.diagnose(learned, rows(300, 1), X_train=rows(300, 2), **QUICK)
+    assert "the model&#39;s mixture prior" in render_diagnosis(dx)
+    assert "tiên nghiệm mixture của mô hình" in render_diagnosis(dx, lang="vi")

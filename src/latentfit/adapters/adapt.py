@@ -17,7 +17,7 @@ from latentfit.adapters.example import first_rows
 from latentfit.adapters.given import GivenGaussian
 from latentfit.adapters.run import Options, Run
 from latentfit.adapters.understood import Understood
-from latentfit.errors import InputError
+from latentfit.errors import InputError, overheard
 from latentfit.model.contracts import Likelihood, as_shape
 from latentfit.model.vae import VAEModule
 from latentfit.priors import StandardNormalPrior
@@ -109,7 +109,7 @@ def adapt(
     where = torch.device(device or "cpu") if found is None else found.device
     x = first_rows(example, to_z.dtype or torch.float32).to(where).x
     run = Run(x, to_z, to_x, options)
-    with in_eval(to_z, *([to_x] if to_x else [])), torch.no_grad():
+    with overheard() as told, in_eval(to_z, *([to_x] if to_x else [])), torch.no_grad():
         run.encoder()
         run.decoder()
     lines = [_head(name, where, bool(foreign)), *run.lines]
@@ -129,6 +129,7 @@ def adapt(
         device=where,
         loss=run.loss,
         grey=run.grey,
+        notes=told,
     )
 
 

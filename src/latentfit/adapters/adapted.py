@@ -150,6 +150,7 @@ class AdaptedVAE(VAEModule):
         grey: whether a Bernoulli will have to score grey pixels, which it cannot without binarising them.
         conditional: as in `VAEModule`.
         read: makes rows of what the package calls data (an AnnData); None where arrays are all there is.
+        notes: what was warned of when it was adapted.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class AdaptedVAE(VAEModule):
         grey: bool = False,
         conditional: bool = False,
         read: Callable[[Any], Batch] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         scored = LatentOnly() if likelihood is None else likelihood
         super().__init__(encoder, decoder, prior, posterior, scored, conditional=conditional)
@@ -180,7 +182,7 @@ class AdaptedVAE(VAEModule):
         self.data_shape = None if data_shape is None else torch.Size(data_shape)
         self.data_range = data_range
         self.loss, self.training_facts, self.own_rows, self.grey = loss, training_facts, own_rows, grey
-        self.read = read
+        self.read, self.notes = read, list(notes)
         self._given_device = None if device is None else torch.device(device)
         for part in (prior, posterior, scored):
             part.to(self.device).eval()

@@ -13,7 +13,7 @@ from latentfit.cli.marks import read_marks, split_marks
 from latentfit.cli.models import comparison_rows, load_model, own_rows
 from latentfit.cli.options import DataDir, DataOption, OwnDevice, TrainData, existing_file, one_of
 from latentfit.cli.own_code import imported, module_of
-from latentfit.cli.program import note, typed_words
+from latentfit.cli.program import note, note_of_rows, typed_words
 from latentfit.errors import InputError
 
 SPREADS = ("std", "var", "logvar")
@@ -176,7 +176,7 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None, 
         return Subject(model, test, train, label, group, source.built_in)
     x, train = as_tensors(source.x), None if more is None else as_tensors(more.x)
     if more is None and source.is_test is not None:
-        note(f"{source.name}: judged on its {source.n_test:,} test rows; priors are fitted on the others.")
+        note_of_rows(f"{source.name}: judged on its {source.n_test:,} test rows; priors are fitted on the others.")
         label, group = _picked(label, source.is_test), _picked(group, source.is_test)
         x, train = x[source.is_test], x[~source.is_test]
     return Subject(_foreign(asked, x, lang), x, train, label, group, source.built_in)
@@ -192,7 +192,7 @@ def as_tensors(x: Any) -> Any:
         x = x[:, None]
     elif x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         x = np.moveaxis(x, -1, 1)
-    note(f"Images as float32 {tuple(x.shape[1:])} in [0, 1], as torchvision's ToTensor gives them.")
+    note_of_rows(f"Images as float32 {tuple(x.shape[1:])} in [0, 1], as torchvision's ToTensor gives them.")
     return np.ascontiguousarray(x, dtype=np.float32) / 255
 
 

@@ -31,7 +31,7 @@ from latentfit.diagnosis.verdicts import (
     probe_finding,
     training_finding,
 )
-from latentfit.errors import InputError
+from latentfit.errors import InputError, overheard
 from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.dimension import intrinsic_dimension
 from latentfit.evaluation.escalation import Scored, gate_fails
@@ -103,11 +103,14 @@ def diagnose(
     if goal not in ("likelihood", "samples", "embedding"):
         raise InputError(f"diagnose: goal must be 'likelihood', 'samples' or 'embedding', got {goal!r}.")
     started = time.perf_counter()
-    material = gather(model, X_test, X_train, labels=labels, groups=groups, random_state=random_state)
-    uncertain = material.subject.vae
-    measures = Measures(material.at_centre(), depth, features, n_importance_samples, random_state, progress)
-    found = _Found(measures, goal, STEPS if probe is True else int(probe))
-    return found.diagnosis(goal, lang, started, uncertain)
+    with overheard() as told:
+        material = gather(model, X_test, X_train, labels=labels, groups=groups, random_state=random_state)
+        uncertain = material.subject.vae
+        measures = Measures(material.at_centre(), depth, features, n_importance_samples, random_state, progress)
+        found = _Found(measures, goal, STEPS if probe is True else int(probe))
+        dx = found.diagnosis(goal, lang, started, uncertain)
+    notes = list(dict.fromkeys([*getattr(uncertain, "notes", []), *told]))  # of a model adapted before, its own too
+    return replace(dx, setting=replace(dx.setting, notes=notes))
 
 
 class _Found:

@@ -35,6 +35,7 @@ class DiagnosisSetting:
         n_scored, k, estimator: rows whose log p(x) was estimated, with how many draws, and by what.
         missing: the numbers that could not be measured, each with the reason.
         n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
+        notes: what was warned of on the way, as it was shown.
     """
 
     model: str
@@ -55,6 +56,7 @@ class DiagnosisSetting:
     missing: dict[str, str] = field(default_factory=dict)
     lang: str = "en"
     n_draws: int = 1
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,19 @@ class Diagnosis:
         return write_diagnosis(self, path, lang=lang or self.setting.lang, title=title, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON; what is not finite is null."""
+        """JSON; what is not finite is null. `notes` are all that was said beside the numbers, warnings last."""
+        from latentfit.report.diagnosis_text import missing, rows_line
+
+        lang = self.setting.lang
         setting = {key: plain(getattr(self.setting, key)) for key in self.setting.__dataclass_fields__}
+        setting["understood"] = [part.sentence(lang) for part in self.setting.understood]
+        notes = [*rows_line(self, lang), *missing(self, lang), *setting.pop("notes")]
         names = ("prior_gap", "inference_gap", "kl", "elbo", "log_px", "functional_hole", "dimension", "knn")
         more = ("knn_baseline", "overlap", "simulated_error", "effective_beta", "sigma")
         first = self.first
         return {
             "setting": setting,
+            "notes": notes,
             "first": None if first is None else first.code,
             "findings": [finding.to_dict() for finding in self.findings],
             **{name: plain(getattr(self, name)) for name in (*names, *more)},
