@@ -13,7 +13,7 @@ SENTENCES: dict[str, str] = {
     # nhãn, nhiều nhất mười ký tự
     "adapted.encode.label": "encode(x)",
     "adapted.decode.label": "decode(z)",
-    "adapted.likelihood.label": "hợp lý",
+    "adapted.likelihood.label": "p(x | z)",
     "adapted.loss.label": "mất mát",
     "adapted.trip.label": "khứ hồi",
     "adapted.prior.label": "p(z)",
