@@ -53,7 +53,7 @@ def overheard() -> Iterator[list[str]]:
     """Latentfit's own warnings of the code inside, each once, as texts; they are shown as they would be.
 
     >>> import warnings
-    >>> with warnings.catch_warnings(record=True), overheard() as told:
+    >>> with warnings.catch_warnings(record=True, action="always"), overheard() as told:
     ...     warnings.warn("12 rows are left out", DataWarning)
     >>> told
     ['12 rows are left out']
