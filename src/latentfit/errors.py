@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 
 class LatentfitError(Exception):
     """Anything Latentfit raises on purpose."""
@@ -41,3 +46,26 @@ class DataWarning(LatentfitWarning):
 
 class OutOfBoxWarning(ReliabilityWarning):
     """Latents lie outside the range that a spline flow transforms."""
+
+
+@contextmanager
+def overheard() -> Iterator[list[str]]:
+    """Latentfit's own warnings of the code inside, each once, as texts; they are shown as they would be.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True, action="always"), overheard() as told:
+    ...     warnings.warn("12 rows are left out", DataWarning)
+    >>> told
+    ['12 rows are left out']
+    """
+    told: list[str] = []
+    with warnings.catch_warnings():  # what was shown before is shown, and heard, again
+        show = warnings.showwarning
+
+        def hear(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, LatentfitWarning) and str(message) not in told:
+                told.append(str(message))
+            show(message, category, *where, **more)
+
+        warnings.showwarning = hear
+        yield told

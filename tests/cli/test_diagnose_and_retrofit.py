@@ -92,8 +92,8 @@ class Found:
     def __str__(self) -> str:
         return "gap 1.0 ± 0.1"
 
-    def to_json(self) -> str:
-        return '{"gap": 1.0}'
+    def to_dict(self) -> dict[str, Any]:
+        return {"gap": 1.0, "notes": ["half of them"]}
 
     def report(self, path: Path, *, lang: str, show_data: bool) -> Path:
         path.write_text(f"{lang} {show_data}", encoding="utf-8")
@@ -197,6 +197,12 @@ def test_a_model_of_ones_own(place: Path) -> None:
     assert told.stderr.count("Running mine.py, your own code.") == 1
     assert "Adapted Mine on cpu" in told.stderr
     assert "--spread ..." in told.stderr
+    facts = json.loads(told.stdout)
+    assert [line for line in facts["setting"]["understood"] if line.startswith("Adapted Mine on cpu")]
+    spoken = invoke("diagnose", "--model", "mine.py:vae", "--data", "rows.npy", "--quick", "--json", "--lang", "vi")
+    assert "Đã tiếp nhận Mine trên cpu" in spoken.stderr
+    assert "Adapted" not in spoken.stderr
+    assert json.loads(spoken.stdout)["setting"]["understood"][0].startswith("Đã tiếp nhận Mine trên cpu")
     assert re.search(r"mixture +\d+\.\d s", told.stderr)
 
 
@@ -270,10 +276,25 @@ def test_a_saved_estimator_with_data(place: Path, recorder: Recorder) -> None:
     assert said == {"goal": "embedding", "probe": True, "depth": "quick", "random_state": 4, "lang": "vi"}
 
 
+def test_what_is_said_of_the_rows_stands_in_the_json(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Recorder(Found())
+    monkeypatch.setattr("latentfit.diagnose", found)
+    pixels = np.zeros((60, 2, 3), np.uint8)
+    pixels[::2] = 255
+    np.save("pixels.npy", pixels)
+    flat = "import torch\nvae = torch.nn.Module()\nvae.to_z = torch.nn.Linear(6, 4)\nvae.encode = lambda x: "
+    Path("flat.py").write_text(flat + "vae.to_z(x.flatten(1)).chunk(2, 1)\n", encoding="utf-8")
+    for _ in range(2):  # of this command alone
+        told = invoke("diagnose", "--model", "flat.py:vae", "--data", "pixels.npy", "--json")
+        notes = json.loads(told.stdout)["notes"]
+        assert notes == ["Images as float32 (1, 2, 3) in [0, 1], as torchvision's ToTensor gives them.", "half of them"]
+        assert notes[0] in told.stderr
+
+
 def test_the_result_is_alone_on_stdout_and_the_page_is_written(place: Path, recorder: Recorder) -> None:
     lf.save(lf.VAE(latent_dim=2, max_steps=2).fit(np.load("rows.npy")), "saved")
     told = invoke("diagnose", "saved", "--data", "rows.npy", "--json", "--report", "r.html", "--lang", "vi")
-    assert told.stdout == '{"gap": 1.0}\n'
+    assert json.loads(told.stdout) == {"gap": 1.0, "notes": ["half of them"]}
     assert "r.html" in told.stderr
     assert (place / "r.html").read_text(encoding="utf-8") == "vi False"
     invoke("diagnose", "saved", "--data", "rows.npy", "--report", "r.html", "--show-data")

@@ -7,6 +7,7 @@ import string
 
 import pytest
 
+from latentfit.adapters import Understood
 from latentfit.diagnosis import catalogue, verdicts
 from latentfit.diagnosis.catalogue import (
     clause,
@@ -39,7 +40,7 @@ FINDINGS = [
     Finding("LF-DECODER-01", "ok", {"likelihood": "normal", "scale": "optimal", "variant": "scale"}),
     Finding("LF-DECODER-01", "know", {"likelihood": "normal"}),
     # as `diagnose` says them: every branch of verdicts.py
-    verdicts.training_finding(0.25, "100 epochs of a 400-epoch warm-up", None),
+    verdicts.training_finding(0.25, Understood("warmup.epochs", {"done": 100, "length": 400}), None),
     verdicts.training_finding(0.25, None, None),
     verdicts.training_finding(1.0, None, False),
     verdicts.training_finding(None, None, None),
@@ -144,7 +145,6 @@ CLAUSES = [
     "density in the units of the data",
     "probability mass",
     "2 constant columns are left out of the model: a, b",
-    "100 epochs of a 400-epoch warm-up",
     "no likelihood was given",
 ]
 

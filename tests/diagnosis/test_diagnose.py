@@ -14,12 +14,14 @@ import latentfit as lf
 from latentfit import methods
 from latentfit.data.batch import Batch
 from latentfit.data.synthetic import LinearGaussian
+from latentfit.diagnosis import model, sections
 from latentfit.diagnosis.material import gather, overlap
 from latentfit.diagnosis.probe import probe
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.terms import elbo_terms
 from latentfit.likelihoods import Normal
 from latentfit.priors import LearnedGaussianPrior, MixturePrior, StandardNormalPrior
+from latentfit.report.diagnosis_page import render_diagnosis
 from latentfit.training.rng import isolated_rng
 from tests.evaluation.conftest import exact_vae
 
@@ -257,3 +259,61 @@ def test_of_uncertain_weights_the_centre_is_diagnosed_and_said_to_be():
     assert "not the mixture of its 5 draws" in " ".join(str(dx).split())
     assert "draws, whose" not in str(centre)
     assert (dx.elbo.value, dx.log_px.value) == pytest.approx((centre.elbo.value, centre.log_px.value), abs=1e-4)
+
+
+def test_the_page_of_uncertain_weights_has_their_bands(monkeypatch):
+    monkeypatch.setattr(sections, "BAND_STEPS", 5)
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    vae = lf.VAE(latent_dim=2, method="ensemble", max_steps=30, random_state=0).fit(x.numpy())
+    rows = Batch(x)
+    drawn = sections.band_pictures(vae.module_, rows, np.array([0.1, 0.7]), "mine", 0)
+    assert drawn["band_units"].tolist() == [1, 0]  # the unit that carries most comes first
+    assert drawn["weight_gaps"].shape == drawn["weight_units"].shape == (5,)
+    low, high = drawn["band_low"], drawn["band_high"]
+    assert (low <= high).all()
+    assert (low < high).any()
+    step = np.diff(drawn["band_grid"], axis=1)[:, :1]
+    assert ((low * step).sum(1) < 1).all()  # densities of the draws integrate to 1, and lie between
+    assert ((high * step).sum(1) > 0.99).all()
+    monkeypatch.setattr(model, "band_pictures", lambda *given: drawn)
+    monkeypatch.setattr(model.Measures, "simulated", lambda *given: None)
+    dx = lf.diagnose(vae, x.numpy(), n_importance_samples=100)
+    page = render_diagnosis(dx)
+    assert "What the weights leave open" in page
+    assert "Over 5 draws of the weights of <code>mine</code>" in page
+    assert "at most 200 rows" in page  # why such a gap may lie below the one at the head of the page
+    assert "Điều mà các trọng số để ngỏ" in render_diagnosis(dx, lang="vi")
+    assert not sections.band_pictures(vae.module_.centre(), rows, np.ones(2), "", 0)  # its weights are certain
+    assert not sections.band_pictures(vae.module_, rows[:19], np.ones(2), "", 0)
+
+
+def test_what_is_said_beside_the_numbers_stands_in_the_json():
+    x = rows(300, 1)
+    once = lf.diagnose(sound(), x, **QUICK)
+    notes = once.to_dict()["notes"]
+    assert notes[1].startswith("No separate test data")
+    assert all(" ".join(note.split()) in " ".join(str(once).split()) for note in notes)
+    for _ in range(2):  # the second time Python itself would keep silent
+        with pytest.warns(DataWarning, match="overlaps the training data"):
+            twice = lf.diagnose(sound(), x[:200], X_train=x, lang="vi", **QUICK)
+        said = twice.to_dict()["notes"]
+        assert said[0].startswith("Chấm trên 200")
+        assert said[-1].startswith("diagnose: X overlaps the training data (200 of 200 rows identical)")
+    assert "notes" not in twice.to_dict()["setting"]
+    blind = lf.adapt(encode=lambda x: (x, torch.full_like(x, 0.3)), example=rows(50, 1)[:, :2], spread="std")
+    missing = lf.diagnose(blind, rows(200, 1)[:, :2], depth="quick").to_dict()["notes"]
+    assert "Not measured: log p(x): no likelihood was given" in missing
+
+
+def test_what_was_warned_of_when_a_model_was_adapted_is_among_the_notes():
+    with pytest.warns(DataWarning, match="is read as standard deviation: no negatives"):
+        guessed = lf.adapt(encode=lambda x: (x, torch.full_like(x, 0.3)), example=rows(50, 1)[:, :2])
+    notes = lf.diagnose(guessed, rows(200, 1)[:, :2], depth="quick").to_dict()["notes"]
+    assert any("is read as standard deviation: no negatives" in note for note in notes)
+
+
+def test_a_learned_prior_of_the_model_s_own_is_called_by_its_name():
+    learned = with_prior(sound(), MixturePrior(2, n_components=3))
+    dx = lf.diagnose(learned, rows(300, 1), X_train=rows(300, 2), **QUICK)
+    assert "the model&#39;s mixture prior" in render_diagnosis(dx)
+    assert "tiên nghiệm mixture của mô hình" in render_diagnosis(dx, lang="vi")

@@ -64,7 +64,10 @@ def test_the_summary_speaks_both_languages_and_json_is_json():
         dx = diagnose_latents(data.mean, std=data.std, depth="quick", max_steps=5, lang=lang)
         assert word in dx.summary()
         assert "mixture" in str(dx)
-    assert json.loads(json.dumps(dx.to_dict()))["n_rows"] == 200
+    facts = json.loads(json.dumps(dx.to_dict(), allow_nan=False))
+    assert facts["n_rows"] == 200
+    assert facts["findings"][0]["parameters"]["active"] == facts["active_units"]  # the evidence too
+    assert facts["notes"] == []
 
 
 def test_a_log_variance_is_not_taken_for_a_standard_deviation():

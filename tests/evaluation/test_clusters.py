@@ -8,7 +8,7 @@ import torch
 
 from latentfit import priors
 from latentfit.errors import CapabilityError, InputError
-from latentfit.evaluation import Codes, clusters_of
+from latentfit.evaluation import Codes, clusters, clusters_of, on_single_rows
 
 CENTRES = torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
 SIZES = (100, 300, 200)
@@ -69,3 +69,64 @@ def test_what_has_no_components_is_refused(groups):
     found = clusters_of(priors.create("mixture", latent_dim=2), codes)
     with pytest.raises(InputError, match="5 for 600 rows"):
         found.agreement(np.zeros(5))
+
+
+def exemplar(codes):
+    return priors.create("exemplar", latent_dim=2).fit(codes.mean, std=codes.std)
+
+
+def test_exemplars_are_components_and_all_of_them_are_rows(groups):
+    codes, _ = groups
+    prior = exemplar(codes)
+    assert len(prior.component_means()) == len(codes)
+    z = codes.sample(1, torch.Generator().manual_seed(1))[0]
+    given = prior.responsibilities(z)
+    torch.testing.assert_close(given.sum(-1), torch.ones(len(codes)))
+    far = prior.component_means()[(z[0] - prior.component_means()).square().sum(-1).argmax()]
+    assert given[0].argmax() == (z[0] - prior.component_means()).square().sum(-1).argmin()
+    assert not torch.equal(far, prior.component_means()[given[0].argmax()])
+    assert on_single_rows(prior, codes).all()
+    mixed = priors.DefensiveMixture(prior, priors.create("standard", latent_dim=2), weight=0.5)
+    assert on_single_rows(mixed, codes[:10]).all()  # by what they are, not by these rows
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_component_on_one_row_is_told_from_one_of_a_group(groups, seed):
+    codes, _ = groups
+    prior = priors.create("mixture", latent_dim=2, n_components=5, covariance="diagonal")
+    prior.fit(codes.mean, std=codes.std, random_state=seed)
+    assert not on_single_rows(prior, codes).any()
+    with torch.no_grad():  # one is moved onto the code of a row, a group's widths kept: the distance tells
+        prior.mean[3] = codes.mean[17]
+    np.testing.assert_array_equal(on_single_rows(prior, codes), [False, False, False, True, False])
+    with torch.no_grad():  # one is moved to a far row's neighbourhood, off its code: what it is made of tells
+        outlier = torch.cat([codes.mean, torch.tensor([[40.0, 40.0]])])
+        prior.mean[3] = torch.tensor([41.0, 40.0])
+    more = Codes.of(outlier, std=torch.full_like(outlier, 0.3))
+    assert on_single_rows(prior, more)[3]
+
+
+def test_components_of_many_rows_are_no_rows_in_sixteen_dimensions():
+    mean = torch.randn(2_000, 16, generator=torch.Generator().manual_seed(0))
+    codes = Codes.of(mean, std=torch.full_like(mean, 0.2))
+    prior = priors.create("mixture", latent_dim=16, n_components=20).fit(mean, std=codes.std)
+    assert not on_single_rows(prior, codes).any()
+
+
+def test_blocks_of_rows_change_nothing(groups, monkeypatch):
+    codes, _ = groups
+    prior = exemplar(codes)
+    at_once, order = clusters_of(prior, codes, n_draws=1), []
+    monkeypatch.setattr(clusters, "BLOCK_NUMBERS", 7 * len(codes))
+    original = prior.responsibilities
+    monkeypatch.setattr(prior, "responsibilities", lambda z: order.append(len(z)) or original(z))
+    in_blocks = clusters_of(prior, codes, n_draws=1)
+    assert max(order) == 7  # never more than seven rows of 600 responsibilities are held
+    assert in_blocks.shares.sum() == pytest.approx(1, abs=1e-6)
+    assert len(in_blocks.members) == len(codes)
+    mixture = priors.create("mixture", latent_dim=2, n_components=3).fit(codes.mean, std=codes.std)
+    monkeypatch.setattr(clusters, "BLOCK_NUMBERS", 50 * 3)
+    np.testing.assert_array_equal(
+        clusters_of(mixture, codes).members, clusters_of(mixture, codes, random_state=1).members
+    )
+    torch.testing.assert_close(at_once.means[0], prior.component_means()[at_once.order[0]])

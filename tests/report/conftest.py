@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from latentfit.adapters import Understood
 from latentfit.comparison.result import Comparison, Pictures, Recommendation, Row, Setting
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
@@ -302,7 +303,7 @@ def diagnosis() -> Diagnosis:
     return Diagnosis(
         setting=DiagnosisSetting(
             model="ConvVAE",
-            understood=["encode(x) -> (mean, logvar), each (256, 16)"],
+            understood=[Understood("trip.rows", {"percent": 94.0})],
             likelihood="normal",
             data_shape=(8, 8),
             n_test=800,
@@ -394,7 +395,7 @@ def fix() -> Retrofit:
     return Retrofit(
         setting=RetrofitSetting(
             model="ConvVAE",
-            understood=["encode(x) -> (mean, logvar), each (256, 16)"],
+            understood=[Understood("trip.rows", {"percent": 94.0})],
             likelihood="normal",
             data_shape=(8, 8),
             latent_shape=(16,),

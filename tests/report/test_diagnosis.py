@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from latentfit.adapters import Understood
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
 from latentfit.diagnosis.result import Diagnosis
@@ -24,7 +25,13 @@ EVIL = "<script>alert(1)</script>\"'&|"
 
 def evil(dx: Diagnosis) -> Diagnosis:
     """A diagnosis whose every user-given name would break out of HTML if it could."""
-    setting = replace(dx.setting, model=EVIL, likelihood=EVIL, understood=[EVIL], missing={EVIL: EVIL})
+    setting = replace(
+        dx.setting,
+        model=EVIL,
+        likelihood=EVIL,
+        understood=[Understood("likelihood.name", {"name": EVIL})],
+        missing={EVIL: EVIL},
+    )
     groups = {EVIL: dx.gap_by_group["plate 1"], "b": dx.gap_by_group["plate 2"]}
     worst = Finding("LF-GROUPS-01", "know", {"low": 1.0, "high": 2.0, "worst": EVIL})
     labels = np.array([EVIL, "b"] * 300)
@@ -92,7 +99,7 @@ def test_a_decoder_that_is_wrong_comes_first_whatever_the_prior(diagnosis):
     assert dx.first is first
     assert "calibrate the decoder first" in diagnosis_text(dx)
     assert "Calibrate the decoder first" in head_sentence(dx)
-    unfinished = training_finding(0.25, "100 epochs of a 400-epoch warm-up", None)
+    unfinished = training_finding(0.25, Understood("warmup.epochs", {"done": 100, "length": 400}), None)
     dx = replace(diagnosis, findings=[unfinished, *diagnosis.findings[1:]])
     assert "its weight ended at 0.25" in head_sentence(dx)
     assert "400" in diagnosis_text(dx, "vi")

@@ -13,7 +13,7 @@ from latentfit.comparison.result import Comparison, Pictures
 from latentfit.diagnosis.catalogue import say
 from latentfit.diagnosis.findings import Finding
 from latentfit.errors import InputError
-from latentfit.report import render, report_png, verdict_lines, write
+from latentfit.report import parts, render, report_png, verdict_lines, write
 
 EVIL = "<script>alert(1)</script>\"'&"
 
@@ -329,6 +329,7 @@ def clustered(result: Comparison, data: bool) -> Comparison:
         cluster_members=np.array([0, 0, 1, 2]),
         cluster_certainty=np.array([1.0, 0.9, 0.8, 0.7]),
         cluster_labels=np.array([EVIL, EVIL, "b", "c"]) if data else np.empty(0),
+        cluster_on_rows=np.zeros(4, dtype=bool),
     )
     return replace(result, pictures=shown)
 
@@ -372,8 +373,50 @@ def test_uncertain_weights_have_bands(digit_result):
     assert "weights" not in Page(render(digit_result)).ids()
 
 
-@pytest.mark.parametrize(("prior", "show", "shown"), [("vamp", False, 0), ("vamp", True, 1), ("mixture", False, 1)])
-def test_pseudo_inputs_are_shown_only_where_data_may_be(digit_result, prior, show, shown):
+MEANS = "Means of the components, decoded, the largest first</span>"
+
+
+@pytest.mark.parametrize(
+    ("on_rows", "show", "drawn", "hidden"),
+    [
+        ([1, 1, 1, 1], False, 0, "Not drawn: 4 of the 4 components"),
+        ([1, 1, 1, 1], True, 3, ""),
+        ([0, 1, 0, 0], False, 2, "Not drawn: 1 of the 4 components"),
+        ([0, 0, 0, 0], False, 3, ""),
+        ([], False, 0, "Not drawn: 4 of the 4 components"),  # a folder from before they were told apart
+    ],
+)
+def test_means_that_are_rows_are_drawn_only_where_data_may_be(digit_result, monkeypatch, on_rows, show, drawn, hidden):
+    grids = []
+    monkeypatch.setattr(parts.pictures, "grid_png", lambda images, *rest, **more: grids.append(images) or b"")
     result = clustered(digit_result, data=False)
-    result = replace(result, pictures=replace(result.pictures, cluster_prior=prior))
-    assert render(result, show_data=show).count("Means of the components, decoded, the largest first</span>") == shown
+    result = replace(result, pictures=replace(result.pictures, cluster_on_rows=np.array(on_rows)))
+    page = render(result, show_data=show)
+    assert page.count(MEANS) == (drawn > 0)
+    expected = result.pictures.cluster_samples[[not row or show for row in (on_rows or [1] * 4)[:3]]]
+    assert any(np.array_equal(images, expected) for images in grids) == (drawn > 0)
+    assert len(expected) == drawn
+    assert ("Not drawn" in page) == bool(hidden)
+    assert hidden in page
+
+
+def test_of_a_table_the_columns_of_a_row_are_not_printed(table_result):
+    result = clustered(table_result, data=False)
+    secret = np.full_like(result.pictures.cluster_samples, 1.0)
+    secret[1] = 7654321
+    shown = replace(result.pictures, cluster_samples=secret, cluster_on_rows=np.array([False, True, False, False]))
+    result = replace(result, pictures=shown)
+    assert "7,654,321" not in render(result, show_data=False)
+    assert "7,654,321" in render(result, show_data=True)
+
+
+def test_where_no_component_has_a_hundredth_the_most_used_are_listed(digit_result):
+    result = clustered(digit_result, data=False)
+    shown = replace(
+        result.pictures,
+        cluster_shares=np.full(2_000, 1 / 2_000),
+        cluster_on_rows=np.ones(2_000, dtype=bool),
+    )
+    words = Page(render(replace(result, pictures=shown), show_data=False)).words
+    assert "None has 1 %: the 12 most used are listed." in words
+    assert "Not drawn: 2,000 of the 2,000 components" in words

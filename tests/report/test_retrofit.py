@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from latentfit.adapters import Understood
 from latentfit.evaluation.ladder import Ladder
 from latentfit.report.retrofit_page import render_retrofit, write_retrofit
 from latentfit.report.retrofit_text import kept_mark, retrofit_html, retrofit_text
@@ -24,7 +25,9 @@ def evil(fix: Retrofit) -> Retrofit:
         fix,
         rows=rows,
         ladder=Ladder(rungs, fix.ladder.nothing),
-        setting=replace(fix.setting, model=EVIL, likelihood=EVIL, understood=[EVIL]),
+        setting=replace(
+            fix.setting, model=EVIL, likelihood=EVIL, understood=[Understood("likelihood.name", {"name": EVIL})]
+        ),
         guards={EVIL: (False, {EVIL: 1.0})},
         pictures=replace(fix.pictures, map_labels=np.array([EVIL, "b"] * 300)),
     )

@@ -17,6 +17,7 @@ from latentfit.errors import InputError
 from latentfit.evaluation.codes import encode_rows
 from latentfit.evaluation.gap import prior_gap_per_row
 from latentfit.priors import LearnedGaussianPrior
+from latentfit.report.retrofit_page import render_retrofit
 from latentfit.retrofitting.rows import split
 from tests.evaluation.conftest import exact_vae
 
@@ -162,6 +163,21 @@ def test_json_is_complete(fix, tmp_path):
     assert facts["kept"] == "learned_gaussian"
     assert facts["gain"]["value"] == fix.gain.value
     assert [row["name"] for row in facts["rows"]] == list(fix.leaderboard["prior"])
+    assert len(facts["notes"]) >= 2
+    printed = " ".join(str(fix).split())
+    assert all(" ".join(note.split()) in printed for note in facts["notes"])
+    assert any(note.startswith("The VAE's weights are unchanged") for note in facts["notes"])
+
+
+def test_of_uncertain_weights_it_is_said_which_numbers_are_the_centre_s():
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    vae = lf.VAE(latent_dim=2, method="ensemble", max_steps=30, random_state=0).fit(x)
+    fix = lf.retrofit(vae, x, priors=["learned_gaussian"])
+    said = "log p(x) is that of the VAE at its centre, samples and their Fréchet distance are of its 5 draws"
+    assert said in " ".join(str(fix).split())
+    assert any(said in note for note in fix.to_dict()["notes"])
+    assert "ở tâm của nó" in render_retrofit(fix, lang="vi")
+    assert "at its centre" not in str(lf.retrofit(vae.module_.centre(), x, priors=["learned_gaussian"]))
 
 
 def test_tables_of_gaps_agree_with_their_rows(fix):

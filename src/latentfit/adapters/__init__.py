@@ -5,6 +5,7 @@ from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
 from latentfit.adapters.given import GivenGaussian
 from latentfit.adapters.scale_card import LatentScaleCard, latent_scale_card
 from latentfit.adapters.subject import Subject, subject
+from latentfit.adapters.understood import Understood
 
 __all__ = [
     "AdaptedVAE",
@@ -14,6 +15,7 @@ __all__ = [
     "OwnRows",
     "Subject",
     "TrainingFacts",
+    "Understood",
     "adapt",
     "latent_scale_card",
     "subject",

@@ -16,7 +16,8 @@ from latentfit.adapters.encoding import ForeignEncoder
 from latentfit.adapters.example import first_rows
 from latentfit.adapters.given import GivenGaussian
 from latentfit.adapters.run import Options, Run
-from latentfit.errors import InputError
+from latentfit.adapters.understood import Understood
+from latentfit.errors import InputError, overheard
 from latentfit.model.contracts import Likelihood, as_shape
 from latentfit.model.vae import VAEModule
 from latentfit.priors import StandardNormalPrior
@@ -108,12 +109,12 @@ def adapt(
     where = torch.device(device or "cpu") if found is None else found.device
     x = first_rows(example, to_z.dtype or torch.float32).to(where).x
     run = Run(x, to_z, to_x, options)
-    with in_eval(to_z, *([to_x] if to_x else [])), torch.no_grad():
+    with overheard() as told, in_eval(to_z, *([to_x] if to_x else [])), torch.no_grad():
         run.encoder()
         run.decoder()
-    lines = [_headline(name, where, bool(foreign)), *run.lines]
+    lines = [_head(name, where, bool(foreign)), *run.lines]
     if where.type == "cpu" and torch.cuda.is_available():
-        lines.append('Running on cpu; cuda:0 is free: device="cuda".')
+        lines.append(Understood("free"))
     return AdaptedVAE(
         ForeignEncoder(to_z, run.reading),
         run.decoder_module,
@@ -128,6 +129,7 @@ def adapt(
         device=where,
         loss=run.loss,
         grey=run.grey,
+        notes=told,
     )
 
 
@@ -200,11 +202,7 @@ def _parts(
     return type(model).__name__, outermost, ForeignCall(to_z), ForeignCall(to_x) if callable(to_x) else None
 
 
-def _headline(name: str, where: torch.device, has_modules: bool) -> str:
+def _head(name: str, where: torch.device, has_modules: bool) -> Understood:
     device = f"{where.type}:{where.index or 0}" if where.type == "cuda" else str(where)
-    mode = (
-        "eval mode while Latentfit works, restored after"
-        if has_modules
-        else "plain functions: put the model in eval mode yourself"
-    )
-    return f"Adapted {name} on {device} ({mode})"
+    mode = Understood("mode.eval" if has_modules else "mode.functions")
+    return Understood("head", {"name": name, "device": device, "mode": mode})

@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from latentfit.adapters.understood import Understood
 from latentfit.data.batch import Batch
 from latentfit.errors import CapabilityError, InputError
 from latentfit.likelihoods import Normal
 from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior
 from latentfit.model.vae import VAEModule
 from latentfit.saving import weights_sha256
-
-#: with which the second and later lines of what was understood begin
-CONTINUED = " " * 12
 
 Reconstruction = Literal["nll", "sum", "mse_sum", "mse_mean", "bce_sum", "bce_mean"]
 
@@ -101,14 +99,14 @@ class TrainingFacts:
 
     Attributes:
         kl_weight_reached: the KL weight at the end, or None.
-        warmup: the arithmetic where the warm-up was not finished: "100 epochs of a 400-epoch warm-up".
+        warmup: the arithmetic where the warm-up was not finished: 100 epochs of a 400-epoch warm-up.
         converged: whether the validation curve had settled; None: nothing to tell it by.
         steps: gradient steps done, where they are known; late_gain: nats per row that the held-out ELBO still won in
             the last fifth of them.
     """
 
     kl_weight_reached: float | None = None
-    warmup: str | None = None
+    warmup: Understood | None = None
     converged: bool | None = None
     steps: int | None = None
     late_gain: float | None = None
@@ -136,7 +134,7 @@ class AdaptedVAE(VAEModule):
     """A VAE somebody else wrote, behind the contract. Its modules are inside; their weights are never changed.
 
     `encode` and `decode` run the foreign modules in eval mode and restore each module's flag, until `.train()` is
-    called on this model itself. `print(model)` shows what was understood.
+    called on this model itself. `print(model)` shows what was understood, `summary` in another language.
 
     Args:
         encoder: x (N, *data_shape) -> what `posterior` takes.
@@ -144,7 +142,7 @@ class AdaptedVAE(VAEModule):
         prior, posterior: as in `VAEModule`.
         likelihood: None for latent-only mode, in which nothing about p(x given z) can be scored.
         model_name: what the model is called in tables.
-        understood: the lines that `print` shows.
+        understood: what `print` shows, one for each line.
         foreign: the modules whose weights are proved unchanged.
         data_shape: shape of a row, where it is known; data_range: what its entries lie in.
         device: where it runs, needed only where nothing inside has parameters.
@@ -152,6 +150,7 @@ class AdaptedVAE(VAEModule):
         grey: whether a Bernoulli will have to score grey pixels, which it cannot without binarising them.
         conditional: as in `VAEModule`.
         read: makes rows of what the package calls data (an AnnData); None where arrays are all there is.
+        notes: what was warned of when it was adapted.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class AdaptedVAE(VAEModule):
         posterior: Posterior,
         likelihood: Likelihood | None,
         model_name: str,
-        understood: Sequence[str] = (),
+        understood: Sequence[Understood] = (),
         foreign: Sequence[nn.Module] = (),
         data_shape: Sequence[int] | None = None,
         data_range: tuple[float, float] | None = None,
@@ -174,6 +173,7 @@ class AdaptedVAE(VAEModule):
         grey: bool = False,
         conditional: bool = False,
         read: Callable[[Any], Batch] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         scored = LatentOnly() if likelihood is None else likelihood
         super().__init__(encoder, decoder, prior, posterior, scored, conditional=conditional)
@@ -182,7 +182,7 @@ class AdaptedVAE(VAEModule):
         self.data_shape = None if data_shape is None else torch.Size(data_shape)
         self.data_range = data_range
         self.loss, self.training_facts, self.own_rows, self.grey = loss, training_facts, own_rows, grey
-        self.read = read
+        self.read, self.notes = read, list(notes)
         self._given_device = None if device is None else torch.device(device)
         for part in (prior, posterior, scored):
             part.to(self.device).eval()
@@ -217,16 +217,14 @@ class AdaptedVAE(VAEModule):
         """SHA-256 of every foreign parameter and buffer; "" where there is no module."""
         return weights_sha256(*self.foreign)
 
-    @property
-    def sentences(self) -> list[str]:
-        """What was understood, each part in one piece: `print` breaks it into lines, the second and later ones deep."""
-        found: list[str] = []
-        for line in self.understood:
-            if found and line.startswith(CONTINUED):
-                found[-1] += " " + line.strip()
-            else:
-                found.append(" ".join(line.split()))
-        return found
+    def summary(self, lang: str = "en") -> str:
+        """What was understood, in lines of at most 79 characters.
+
+        Raises:
+            InputError: an unknown language.
+        """
+        lines = [line for part in self.understood for line in part.lines(lang)]
+        return "\n".join(lines) or f"Adapted {self.model_name}"
 
     def config(self) -> dict[str, Any]:
         """Refused: the code of a foreign model is not ours to store."""
@@ -236,7 +234,7 @@ class AdaptedVAE(VAEModule):
         )
 
     def __repr__(self) -> str:
-        return "\n".join(self.understood) or f"Adapted {self.model_name}"
+        return self.summary()
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

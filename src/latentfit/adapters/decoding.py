@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Independent, Normal
 
 from latentfit.adapters.calls import ForeignCall
+from latentfit.adapters.understood import Understood
 from latentfit.errors import CapabilityError, InputError
 
 ToParameters = Literal["as_is", "logit", "sigmoid"]
@@ -93,8 +94,8 @@ def likelihood_of(output: Any) -> str | None:
     return next((name for kind, name in names.items() if isinstance(distribution, kind)), None)
 
 
-def to_parameters(name: str, output: str, raw: Tensor, distribution: bool) -> tuple[ToParameters, str]:
-    """How the decoder's tensor becomes parameters of the likelihood `name`, and the sentence that says so.
+def to_parameters(name: str, output: str, raw: Tensor, distribution: bool) -> tuple[ToParameters, Understood | None]:
+    """How the decoder's tensor becomes parameters of the likelihood `name`, and what says so where it was guessed.
 
     Raises:
         InputError: an output that this likelihood cannot take, or that is not what it is said to be.
@@ -104,22 +105,20 @@ def to_parameters(name: str, output: str, raw: Tensor, distribution: bool) -> tu
     if distribution:
         if output != "auto":
             raise InputError(f"decode(z) returned a distribution; leave output='auto', got {output!r}.")
-        return "as_is", ""
+        return "as_is", None
     if name in OF_LOGITS:
         if output == "logits" or (output == "auto" and not inside):
-            why = "as you say" if output == "logits" else "values outside [0, 1]"
-            return "as_is", f"read as logits: {why} (override: output='probs')"
+            return "as_is", Understood("output.logits" + ".told" * (output != "auto"))
         if not inside:
             raise InputError(
                 f"output={output!r} must lie in [0, 1], but decode(z) reaches {low:.3g} to {high:.3g}; "
                 "try output='logits'."
             )
-        why = "as you say" if output != "auto" else "all inside [0, 1] (override: output='logits')"
-        return "logit", f"read as probabilities: {why}; clamped to [1e-6, 1 - 1e-6]"
+        return "logit", Understood("output.probs" + ".told" * (output != "auto"))
     if name == "normal" and output == "logits":
-        return "sigmoid", "read as logits: the mean is their sigmoid"
+        return "sigmoid", Understood("output.sigmoid")
     if output == "auto" or (name == "normal" and output in ("mean", "probs")):
-        return "as_is", ""
+        return "as_is", None
     raise InputError(f"output={output!r} says nothing to the likelihood {name!r}; leave output='auto'.")
 
 

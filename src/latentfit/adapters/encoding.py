@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from latentfit.adapters.calls import ForeignCall
+from latentfit.adapters.understood import Understood
 from latentfit.errors import CapabilityError, DataWarning, InputError
 from latentfit.model.rows import as_std
 
@@ -36,7 +37,6 @@ KINDS: dict[str, Spread] = {"std": "std", "var": "var", "logvar": "logvar"}
 WORDS = {"std": "standard deviation", "var": "variance", "logvar": "log-variance", "scale_tril": "Cholesky factor"}
 #: above which a log-variance is refused elsewhere
 LARGEST_LOGVAR = 80.0
-ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Reading:
     Attributes:
         mean, spread: names or positions among the parts, see `parts_of`.
         kind: what the spread is.
-        said: the sentence that `print` shows.
+        said: how they were found, and why they are read so.
     """
 
     mean: str | int
     spread: str | int
     kind: Spread
-    said: str = ""
+    said: Understood = field(default_factory=lambda: Understood("spread.full"))
 
     def __call__(self, output: Any) -> tuple[Tensor, Tensor]:
         """Mean (N, *event_shape) and standard deviation like it, or L (N, D, D); in float32 at least."""
@@ -168,16 +168,16 @@ def _refuse_one_tensor(output: Any, latent: torch.Size | None) -> None:
 
 def _by_name(parts: dict[Any, Any], spread: str, named: bool) -> Reading:
     if not named:
-        return Reading("mean", "split", "logvar", "one tensor, cut in two: the 2nd half")
+        return Reading("mean", "split", "logvar", Understood("spread.half"))
     mean = _first_of(parts, MEANS)
     if "scale_tril" in parts:
         if spread != "auto":
             raise InputError(f"encode(x) returned a full Gaussian; leave spread='auto', got {spread!r}.")
-        return Reading("mean", "scale_tril", "scale_tril", "a full Gaussian")
+        return Reading("mean", "scale_tril", "scale_tril", Understood("spread.full"))
     found = _first_of(parts, SPREADS)
     if mean is None or found is None:
         raise InputError(f"encode(x) returned {', '.join(map(str, parts)) or 'nothing'}; {_NEEDED}")
-    return Reading(mean, found, SPREADS[found], f".{found}")
+    return Reading(mean, found, SPREADS[found], Understood("spread.named", {"name": found}))
 
 
 def _by_position(parts: dict[Any, Any], again: dict[Any, Any], spread: str) -> Reading:
@@ -190,12 +190,9 @@ def _by_position(parts: dict[Any, Any], again: dict[Any, Any], spread: str) -> R
         words = f"of which {len(draws)} change when it is called again" if draws else "not two of them tensors"
         raise InputError(f"encode(x) returned {len(parts)} items, {words}; {_NEEDED}")
     mean, second = kept[:2]
-    said = f"{_ordinal(second)} output"
-    if draws:
-        said = f"{' and '.join(map(_ordinal, draws))} output is a draw, {_ordinal(mean)} the mean; {said}"
-    elif len(parts) > 2:
-        said = f"{len(parts)} outputs, the first two are used; {said}"
-    return Reading(mean, second, "std", said)
+    code = "spread.output" + (".drawn" if draws else ".more" if len(parts) > 2 else "")
+    numbers = {"n": second + 1, "mean": mean + 1, "drawn": ", ".join(str(i + 1) for i in draws), "total": len(parts)}
+    return Reading(mean, second, "std", Understood(code, numbers))
 
 
 def _with_kind(reading: Reading, parts: dict[Any, Any], spread: str) -> Reading:
@@ -211,21 +208,23 @@ def _with_kind(reading: Reading, parts: dict[Any, Any], spread: str) -> Reading:
                 DataWarning,
                 stacklevel=4,
             )
-        return replace(reading, kind=KINDS[spread], said=f"{reading.said} read as {WORDS[spread]}, as you say")
+        return _read(reading, KINDS[spread], "told")
     if named:
-        return replace(reading, said=f"{reading.said} read as {WORDS[reading.kind]}, as it is called")
+        return _read(reading, reading.kind, "called")
     if bool((value < 0).any()):
-        said = f"{reading.said} read as log-variance: it has negatives (override: spread=...)"
-        return replace(reading, kind="logvar", said=said)
+        return _read(reading, "logvar", "negative")
     warnings.warn(
         f"The spread that encode(x) returns ({value.min().item():.3g} to {value.max().item():.3g}) is read as standard "
         "deviation: no negatives (override: spread='std' | 'var' | 'logvar').",
         DataWarning,
         stacklevel=4,
     )
-    return replace(
-        reading, kind="std", said=f"{reading.said} read as standard deviation: no negatives (override: spread=...)"
-    )
+    return _read(reading, "std", "positive")
+
+
+def _read(reading: Reading, kind: Spread, why: str) -> Reading:
+    said = {"spread": reading.said, "word": Understood(f"word.{kind}")}
+    return replace(reading, kind=kind, said=Understood(f"read.{why}", said))
 
 
 def _check(reading: Reading, output: Any, latent: torch.Size | None) -> None:
@@ -268,10 +267,6 @@ def _is_named(thing: Any) -> bool:
 
 def _first_of(parts: Mapping[Any, Any], names: Any) -> str | None:
     return next((name for name in names if isinstance(parts.get(name), Tensor)), None)
-
-
-def _ordinal(position: int) -> str:
-    return ORDINALS[position] if position < len(ORDINALS) else f"{position + 1}th"
 
 
 def _full(value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from latentfit.adapters.decoding import ForeignDecoder
 from latentfit.adapters.encoding import ForeignEncoder, Reading
 from latentfit.adapters.example import between_0_and_1, first_rows
 from latentfit.adapters.given import GivenGaussian
+from latentfit.adapters.understood import Understood
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.rows import frozen
 from latentfit.flows.mixing import lower_index
@@ -95,9 +96,7 @@ def adapt_model(
     if device is not None:
         model.to(device)
     config, where = model.model_config, next(model.parameters()).device
-    encoder = ForeignEncoder(
-        ForeignCall(model.encoder), Reading("embedding", "log_covariance", "logvar", ".log_covariance")
-    )
+    encoder = ForeignEncoder(ForeignCall(model.encoder), Reading("embedding", "log_covariance", "logvar"))
     rows = None if example is None else first_rows(example, next(model.parameters()).dtype).x.to(where)
     data_shape = _data_shape(config, rows)
     trained_with = None if kind in PERCEPTUAL else config.reconstruction_loss
@@ -109,18 +108,15 @@ def adapt_model(
     loss = _loss(kind, config, trained_with)
     grey = isinstance(p_x, Bernoulli) and rows is not None and between_0_and_1(rows)
     lines = [
-        f"Adapted pythae {kind} on {where} (eval mode while Latentfit works, restored after)",
-        f" encode(x)  -> .embedding and .log_covariance, each (N, {config.latent_dim})",
-        f" decode(z)  -> .reconstruction, each {tuple(data_shape)}; {said}",
-        f" loss       {_said_of_loss(kind, loss, p_x, data_shape.numel())}",
+        Understood("head", {"name": f"pythae {kind}", "device": str(where), "mode": Understood("mode.eval")}),
+        Understood("encode.pythae", {"units": config.latent_dim}),
+        Understood("decode.pythae", {"shape": tuple(data_shape), "likelihood": said}),
+        _said_of_loss(kind, loss, p_x, data_shape.numel()),
     ]
     if kind == "VAMP":
-        lines.append(f" prior      its own, {config.number_components} Gaussians at its pseudo-inputs")
+        lines.append(Understood("prior.vamp", {"n": config.number_components}))
     if grey:
-        lines += [
-            " pixels     are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0).",
-            "            For grey data: likelihood='continuous_bernoulli'",
-        ]
+        lines.append(Understood("pixels.grey"))
     return AdaptedVAE(
         encoder,
         decoder,
@@ -232,21 +228,22 @@ def _data_shape(config: Any, rows: Tensor | None) -> torch.Size:
 
 def _likelihood(
     name: Likelihood | str | None, scale: float | None, rows: Tensor | None, encoder: nn.Module, decoder: nn.Module
-) -> tuple[Likelihood | None, str]:
-    """The likelihood, and the words for it."""
+) -> tuple[Likelihood | None, Understood]:
+    """The likelihood, and what is said of it."""
     if name is None:
-        return None, "no likelihood: this loss is no density of x (likelihood= gives one)"
+        return None, Understood("likelihood.perceptual")
     if name == "normal":
-        sigma, source = (scale, "as you say") if scale is not None else (1.0, "pythae's own")
+        sigma, source = (scale, "told") if scale is not None else (1.0, "own")
         if scale is None and rows is not None:
-            sigma, source = _rms_error(rows, encoder, decoder), "the error on the example"
-        return Normal(scale=sigma), f"normal with sigma {sigma:.3g} ({source})"
+            sigma, source = _rms_error(rows, encoder, decoder), "error"
+        said = {"sigma": sigma, "n": 0 if rows is None else len(rows)}
+        return Normal(scale=sigma), Understood(f"likelihood.normal.{source}", said)
     if scale is not None:
         raise InputError(f"adapt: scale is the sigma of a Normal; the likelihood here is {name!r}.")
     if not isinstance(name, str):
-        return name, f"{name.name or type(name).__name__}, as you say"
+        return name, Understood("likelihood.told", {"name": name.name or type(name).__name__})
     p_x: Likelihood = registry.create("likelihood", name)
-    return p_x, f"{name}"
+    return p_x, Understood("likelihood.name", {"name": name})
 
 
 def _rms_error(rows: Tensor, encoder: nn.Module, decoder: nn.Module) -> float:
@@ -266,14 +263,16 @@ def _loss(kind: str, config: Any, trained_with: str | None) -> Loss | None:
     return Loss(weight(config), "bce_sum") if trained_with == "bce" else Loss(2 * weight(config), "mse_sum")
 
 
-def _said_of_loss(kind: str, loss: Loss | None, p_x: Likelihood | None, n_entries: int) -> str:
+def _said_of_loss(kind: str, loss: Loss | None, p_x: Likelihood | None, n_entries: int) -> Understood:
     if loss is None:
-        return f"{kind}'s own, without a single KL weight: no effective beta"
+        return Understood("loss.own", {"name": kind})
     fixed = isinstance(p_x, Normal) and not isinstance(p_x.scale, str)
     sigma = float(p_x.scale) if fixed else None  # type: ignore[union-attr, arg-type]  # fixed: a Normal's number
+    said = {"reconstruction": loss.reconstruction, "kl_weight": loss.kl_weight}
     if loss.reconstruction == "mse_sum" and sigma is None:
-        return f"{loss.reconstruction} + {loss.kl_weight:g} KL"
-    return f"{loss.reconstruction} + {loss.kl_weight:g} KL: beta {loss.effective_beta(n_entries, sigma):.2g}"
+        return Understood("loss.weight", said)
+    formula = loss.formula(n_entries, sigma)
+    return Understood("loss.beta" + ".sigma" * (sigma is not None), {**said, "formula": formula, "sigma": sigma})
 
 
 @torch.no_grad()

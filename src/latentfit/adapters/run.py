@@ -1,20 +1,20 @@
-"""One run of a foreign VAE on the example: what it gives, how that is read, and the lines that say so."""
+"""One run of a foreign VAE on the example: what it gives, how that is read, and what was understood."""
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from latentfit.adapters.adapted import CONTINUED, Loss
+from latentfit.adapters.adapted import Loss
 from latentfit.adapters.calls import ForeignCall
 from latentfit.adapters.decoding import ForeignDecoder, NoDecoder, likelihood_of, raw_output, to_parameters
 from latentfit.adapters.encoding import Reading, understand
 from latentfit.adapters.example import EXAMPLE_ROWS, between_0_and_1
 from latentfit.adapters.given import GivenGaussian
+from latentfit.adapters.understood import Understood
 from latentfit.errors import InputError
 from latentfit.likelihoods import Normal
 from latentfit.likelihoods import create as create_likelihood
@@ -42,11 +42,11 @@ class Options:
 
 
 class Run:
-    """One run of the model on the example: what it gives, and the lines that say so."""
+    """One run of the model on the example: what it gives, and what was understood of it."""
 
     def __init__(self, x: Tensor, to_z: ForeignCall, to_x: ForeignCall | None, options: Options) -> None:
         self.x, self.to_z, self.to_x, self.options = x, to_z, to_x, options
-        self.lines: list[str] = []
+        self.lines: list[Understood] = []
         self.likelihood: Likelihood | None = None
         self.decoder_module: nn.Module = NoDecoder()
         self.loss: Loss | None = None
@@ -66,15 +66,15 @@ class Run:
         if len(self.mean) != len(self.x):
             raise InputError(f"encode(x) gave {len(self.mean)} codes for {len(self.x)} rows; expected one for each.")
         kind = self.reading.kind
-        self._say("encode(x)", f"-> (mean, {kind}), each {tuple(self.mean.shape)}; {self.reading.said}")
+        self._say("encode.moments", kind=kind, shape=tuple(self.mean.shape), reading=self.reading.said)
 
     def decoder(self) -> None:
         """decode(mean): shape, range, likelihood, loss and round trip."""
         if self.to_x is None:
             if self.options.likelihood is not None:
                 raise InputError("adapt: a likelihood needs a decoder; give decode=, or leave likelihood out.")
-            self._say("decode(z)", "none given: no samples, no numbers about p(x given z)")
-            self._say_missing()
+            self._say("decode.none")
+            self._say("likelihood.none")
             return
         with isolated_rng(0, self.x.device):
             output = _called("decode", "z", self.to_x, self.mean)
@@ -85,8 +85,8 @@ class Run:
         raw = raw_output(output, with_scale=n_parameters == 2)
         if name is None:
             self.decoder_module = ForeignDecoder(self.to_x, raw.shape[1:])
-            self._say_range(raw, "")
-            self._say_missing()
+            self._say_range(raw, None)
+            self._say("likelihood.none")
             return
         self._check_shape(raw, n_parameters)
         how, said = to_parameters(name, self.options.output, raw, returned is not None)
@@ -160,9 +160,10 @@ class Run:
         margin = OUTSIDE * max(most - least, high - low)
         outside = (low < least - margin or high > most + margin) and explained < -1 and bool(advice)
         if narrow or outside:
+            swapped = self._swapped()
             raise InputError(
                 f"decode(z) lies in [{low:.2f}, {high:.2f}] but the data in [{least:g}, {most:g}]: different scales. "
-                f"Give Latentfit the data as your training saw it{advice}.{self._swapped()}"
+                f"Give Latentfit the data as your training saw it{advice}.{f' {swapped}' if swapped else ''}"
             )
 
     def _check_rows(self, name: str) -> None:
@@ -171,61 +172,49 @@ class Run:
         if not self.grey:
             self.likelihood.check(self.x)
 
-    def _say(self, label: str, text: str) -> None:
-        self.lines += textwrap.wrap(f"{label:10} {text}", 79, initial_indent=" ", subsequent_indent=CONTINUED)
+    def _say(self, code: str, **evidence: Any) -> None:
+        self.lines.append(Understood(code, evidence))
 
-    def _say_range(self, raw: Tensor, said: str) -> None:
-        text = f"-> {tuple(raw.shape)} in [{raw.min():.2f}, {raw.max():.2f}]; "
-        text += f"data in [{self.x.min():.2f}, {self.x.max():.2f}]"
-        self._say("decode(z)", text + (f"; {said}" if said else ""))
-
-    def _say_missing(self) -> None:
-        self._say("likelihood", "not given: prior gap, holes and collapse only; no log p(x), ELBO or inference gap")
+    def _say_range(self, raw: Tensor, reading: Understood | None) -> None:
+        low, high, least, most = (value.item() for value in (raw.min(), raw.max(), self.x.min(), self.x.max()))
+        numbers = {"shape": tuple(raw.shape), "low": low, "high": high, "least": least, "most": most}
+        self._say("decode.range" + ".read" * (reading is not None), **numbers, reading=reading)
 
     def _say_loss(self, name: str, error: float | None) -> None:
         likelihood, options = self.likelihood, self.options
         assert likelihood is not None
         sigma = float(likelihood.scale) if name == "normal" and isinstance(likelihood.scale, int | float) else None
-        text = name if sigma is None else f"normal with sigma {sigma:.3g}"
-        if error is not None:
-            text += f" (from the error on {len(self.x)} example rows)"
-        if self.grey:
-            text += (
-                ". Pixels are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0). "
-                "For grey data: likelihood='continuous_bernoulli'"
-            )
-        self._say("likelihood", text)
+        code = "grey" if self.grey else "name" if sigma is None else "normal" + ".error" * (error is not None)
+        self._say(f"likelihood.{code}", name=name, sigma=sigma, n=len(self.x))
         self.loss = _loss(name, options.kl_weight, options.reconstruction)
         if self.loss is None:
-            self._say("loss", "not given (kl_weight=, reconstruction=): effective beta unknown")
+            self._say("loss.none")
             return
-        n = self.x[0].numel()
-        at = "" if sigma is None else f" at sigma {sigma:.3g}"
         unknown = sigma is None and self.loss.reconstruction.startswith("mse")
-        formula = "not one number: sigma differs" if unknown else f"{self.loss.formula(n, sigma)}{at}; 1 is the ELBO"
-        self._say("loss", f"{self.loss.reconstruction} + {self.loss.kl_weight:g} KL: beta = {formula}")
+        code = "several" if unknown else "sigma" if sigma is not None else ""
+        self._say(
+            f"loss.beta.{code}".rstrip("."),
+            reconstruction=self.loss.reconstruction,
+            kl_weight=self.loss.kl_weight,
+            formula="" if unknown else self.loss.formula(self.x[0].numel(), sigma),
+            sigma=sigma,
+        )
 
     def _say_round_trip(self, explained: float) -> None:
-        what = "pixel variance" if self.x.dim() > 2 else "variance"
         if explained > 0:
-            self._say("round trip", f"decode(mean) explains {100 * explained:.0f} % of the {what}")
-        else:
-            why = self._swapped() or " Is it trained, and the data scaled so?"
-            self._say("round trip", f"decode(mean) explains none of the {what}.{why}")
+            self._say("trip.pixels" if self.x.dim() > 2 else "trip.rows", percent=100 * explained)
+            return
+        swapped = self._swapped()
+        self._say("trip.none" if swapped is None else "trip.swapped", swapped=swapped)
 
-    def _swapped(self) -> str:
-        """A question, where decoding the spread explains what decoding the mean does not; else nothing."""
+    def _swapped(self) -> Understood | None:
+        """A question, where decoding the spread explains what decoding the mean does not."""
         assert self.likelihood is not None
         if self.reading.kind == "scale_tril":
-            return ""
+            return None
         given = 2 * self.spread.log() if self.reading.kind == "logvar" else self.spread
         explained = self._explained(self.likelihood.mean(self.decoder_module(given)))
-        if not explained > CLEARLY:
-            return ""
-        return (
-            f" decode(spread) explains {100 * explained:.0f} %: does encode(x) give the spread first? Turn them round: "
-            "adapt(..., encode=lambda x: model.encode(x)[::-1])"
-        )
+        return Understood("swapped", {"percent": 100 * explained}) if explained > CLEARLY else None
 
 
 def _called(name: str, argument: str, function: nn.Module, value: Tensor) -> Any:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from latentfit.adapters.adapted import AdaptedVAE, Loss, OwnRows, TrainingFacts
 from latentfit.adapters.cells import CellContext, cells, own_rows
 from latentfit.adapters.given import GivenGaussian
+from latentfit.adapters.understood import Understood
 from latentfit.errors import CapabilityError, InputError
 from latentfit.likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from latentfit.likelihoods.negative_binomial import LOG_DISPERSION_BOUNDS, check_counts, sample_counts
@@ -62,7 +63,6 @@ def adapt_model(model: Any, *, device: torch.device | str | None = None) -> Adap
     layout = CellContext.of(module, model.adata_manager)
     observed, facts, rows = bool(module.use_observed_lib_size), training_facts(model), own_rows(model)
     name = type(model).__name__
-    described = f"{name} ({module.gene_likelihood}, {module.n_input:,} genes, {module.n_latent} units)"
     reached = facts.kl_weight_reached
     return AdaptedVAE(
         SCVIEncoder(module, layout),
@@ -71,7 +71,7 @@ def adapt_model(model: Any, *, device: torch.device | str | None = None) -> Adap
         posterior=GivenGaussian(module.n_latent),
         likelihood=_likelihood(module) if observed else None,
         model_name=name,
-        understood=[f"Adapted {described} on {module.device}", *_understood(module, layout, facts, rows)],
+        understood=_understood(name, module, layout, facts, rows),
         foreign=[module],
         data_shape=(module.n_input,),
         loss=None if reached is None else Loss(reached, "nll"),
@@ -177,13 +177,13 @@ def training_facts(model: Any) -> TrainingFacts:
     settled, plan = _settled(history), getattr(getattr(model, "trainer", None), "lightning_module", None)
     if plan is not None:
         epochs, steps = int(model.trainer.current_epoch), int(model.trainer.global_step)
-        unit = "epoch" if plan.n_epochs_kl_warmup else "step"
-        done, length = (epochs, plan.n_epochs_kl_warmup) if unit == "epoch" else (steps, plan.n_steps_kl_warmup)
+        unit = "epochs" if plan.n_epochs_kl_warmup else "steps"
+        done, length = (epochs, plan.n_epochs_kl_warmup) if unit == "epochs" else (steps, plan.n_steps_kl_warmup)
         low, high = float(plan.min_kl_weight), float(plan.max_kl_weight)
         if not length or done > length:
             return TrainingFacts(high, None, settled)
         weight = low + (high - low) * (done - 1) / length
-        return TrainingFacts(weight, f"{done:,} {unit}s of a {length:,}-{unit} warm-up", settled)
+        return TrainingFacts(weight, _warmup(unit, done, length), settled)
     logged, curve = history.get("kl_weight"), history.get("elbo_train")
     if logged is None or curve is None:
         return TrainingFacts(converged=settled)
@@ -193,8 +193,12 @@ def training_facts(model: Any) -> TrainingFacts:
     found = float(logged.index[-1]) / weight if weight > 0 else 0.0
     if round(found) > 0 and abs(found - round(found)) < 1e-3:
         length = round(found)
-        return TrainingFacts((epochs - 1) / length, f"{epochs:,} epochs of a {length:,}-epoch warm-up", settled)
-    return TrainingFacts(weight, f"{epochs:,} epochs, too few for its warm-up", settled)
+        return TrainingFacts((epochs - 1) / length, _warmup("epochs", epochs, length), settled)
+    return TrainingFacts(weight, _warmup("fewer", epochs), settled)
+
+
+def _warmup(what: str, done: int, length: int = 0) -> Understood:
+    return Understood(f"warmup.{what}", {"done": done, "length": length})
 
 
 def _settled(history: Any) -> bool | None:
@@ -252,28 +256,32 @@ def _likelihood(module: Any) -> Likelihood:
     return counts
 
 
-def _understood(module: Any, layout: CellContext, facts: TrainingFacts, rows: OwnRows | None) -> list[str]:
-    """The lines that `print` shows below the first."""
-    given = ["size factor" if layout.size_factor else "library size"]
-    given += [f"{layout.n_batch} batches"] if layout.n_batch > 1 else []
+def _understood(
+    name: str, module: Any, layout: CellContext, facts: TrainingFacts, rows: OwnRows | None
+) -> list[Understood]:
+    """What `print` shows."""
+    given = [Understood("given.size_factor" if layout.size_factor else "given.library")]
+    given += [Understood("given.batches", {"n": layout.n_batch})] if layout.n_batch > 1 else []
     n_covariates = len(layout.n_categories) + layout.n_reals
-    given += [f"{n_covariates} covariate{'s' if n_covariates > 1 else ''}"] if n_covariates else []
+    if n_covariates:
+        given.append(Understood("given.covariate" + "s" * (n_covariates > 1), {"n": n_covariates}))
+    built = {"likelihood": module.gene_likelihood, "genes": module.n_input, "units": module.n_latent}
+    decoded = {"likelihood": module.gene_likelihood, "dispersion": module.dispersion, "given": tuple(given)}
     lines = [
-        f" encode(x)  -> scvi's mean and variance of q(z given x), each (N, {module.n_latent})",
-        f" decode(z)  -> {module.gene_likelihood}, dispersion {module.dispersion}; given: {', '.join(given)}",
+        Understood("head.cells", {"name": name, **built, "device": str(module.device)}),
+        Understood("encode.cells", {"units": module.n_latent}),
+        Understood("decode.cells", decoded),
     ]
     if facts.kl_weight_reached is not None:
-        why = "" if facts.warmup is None else f": {facts.warmup}"
-        lines.append(f" loss       nll + KL; KL weight ended at {facts.kl_weight_reached:.2g}{why}")
+        code = "loss.cells" + ".warmup" * (facts.warmup is not None)
+        lines.append(Understood(code, {"kl_weight": facts.kl_weight_reached, "warmup": facts.warmup}))
     if module.latent_distribution == "ln":
-        lines.append(" prior      z is a softmax of the untransformed latent; the prior lives on the untransformed one")
+        lines.append(Understood("prior.softmax"))
     if not module.use_observed_lib_size:
-        lines.append(" library    a second latent (use_observed_lib_size=False): its KL stays, untouched; no log p(x)")
+        lines.append(Understood("library.latent"))
     if rows is None:
-        lines.append(" rows       scvi held none out (train_size=1): give X, cells that it has not seen")
-    else:
-        lines.append(f" rows       scvi's own: {len(rows.train):,} training cells, {len(rows.held_out):,} held out")
-    return lines
+        return [*lines, Understood("rows.none")]
+    return [*lines, Understood("rows.own", {"train": len(rows.train), "held_out": len(rows.held_out)})]
 
 
 def _tensors(layout: CellContext, context: Tensor | None) -> dict[str, Any]:

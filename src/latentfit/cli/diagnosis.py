@@ -13,7 +13,7 @@ import typer
 
 from latentfit.cli.options import MARKS_HELP, AsJson, Labels, Lang, Open, Seed, browse, grouped, marks_option, one_of
 from latentfit.cli.parts import Parts
-from latentfit.cli.program import Session, app, note, screen
+from latentfit.cli.program import Session, app, note, said_of_rows, screen
 from latentfit.cli.subject import Asked
 from latentfit.errors import InputError
 
@@ -57,7 +57,9 @@ class Shown:
             path = result.report(self.report, lang=self.lang, show_data=self.show_data or built_in)
             note(f"Report      {Path(path).as_posix()}")
         if self.as_json:
-            print(result.to_json() if hasattr(result, "to_json") else json.dumps(result.to_dict(), indent=1))
+            numbers = result.to_dict()
+            numbers["notes"] = said_of_rows + numbers["notes"]
+            print(json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False))
         else:
             from latentfit.diagnosis.catalogue import plain
 
@@ -109,7 +111,7 @@ def diagnose(
         from latentfit import diagnose as run
         from latentfit.cli.subject import subject
 
-        given = subject(asked, labels, groups)
+        given = subject(asked, labels, groups, shown.lang)
         built_in = given.built_in
         with Parts() as parts:
             dx = run(

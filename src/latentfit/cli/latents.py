@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentfit.cli.marks import read_marks, split_marks
-from latentfit.cli.program import note
+from latentfit.cli.program import note_of_rows
 from latentfit.errors import InputError
 
 
@@ -85,7 +85,7 @@ def _of_anndata(
             detail = " ".join(str(error).split())[:200].rstrip(".")
             raise InputError(f"--latents {path} is not a readable .h5ad file: {detail}.") from None
     mean, var = latents_of(adata, mean_key, var_key)
-    note(f"Codes: mean and variance of {len(mean):,} cells, {mean.shape[1]} units, from obsm of {path.name}.")
+    note_of_rows(f"Codes: mean and variance of {len(mean):,} cells, {mean.shape[1]} units, from obsm of {path.name}.")
     result: dict[str, Any] = {"mean": mean, "var": var}
     if file is not None:
         result["groups"] = read_marks("--groups", file, len(mean))

@@ -35,6 +35,10 @@ TYPED = {
 }
 
 
+#: see `note_of_rows`; of the command that runs
+said_of_rows: list[str] = []
+
+
 @dataclass(frozen=True)
 class Session:
     """What every command knows: the line that was typed, and what the streams can show."""
@@ -55,6 +59,7 @@ class _Program(TyperGroup):
         **extra: Any,
     ) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
+        said_of_rows.clear()
         # threads that wait would spin on the core another worker needs; jobs themselves use one thread each
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         extra.setdefault("obj", Session(_typed(arguments), _prepare_streams()))
@@ -149,6 +154,12 @@ def _plain_warnings() -> None:
 def note(text: str) -> None:
     """A line for people, beside the result."""
     print(text, file=sys.stderr, flush=True)
+
+
+def note_of_rows(text: str) -> None:
+    """What was done to the rows before anything was measured: said at once, and kept for the result's JSON."""
+    note(text)
+    said_of_rows.append(text)
 
 
 def typed_words(text: str) -> str:

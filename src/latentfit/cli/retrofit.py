@@ -12,7 +12,7 @@ from latentfit.cli.diagnosis import Shown
 from latentfit.cli.models import check_folder
 from latentfit.cli.options import grouped, one_of
 from latentfit.cli.parts import Parts
-from latentfit.cli.program import app, note
+from latentfit.cli.program import app, note, note_of_rows
 from latentfit.cli.subject import Asked
 from latentfit.errors import InputError
 
@@ -57,10 +57,10 @@ def retrofit(
 
         arrays = read_latents(codes, None, asked.mean_key, asked.var_key)
         if "groups" in arrays:
-            note(f"{codes.name}: groups are left aside; errors are those of rows by themselves.")
+            note_of_rows(f"{codes.name}: groups are left aside; errors are those of rows by themselves.")
         given = subject.codes_subject(arrays)
     else:
-        given = subject.subject(asked)
+        given = subject.subject(asked, lang=shown.lang)
     from latentfit import retrofit as run
     from latentfit.diagnosis.latents import DEPTHS
     from latentfit.estimator import save

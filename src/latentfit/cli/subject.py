@@ -13,7 +13,7 @@ from latentfit.cli.marks import read_marks, split_marks
 from latentfit.cli.models import comparison_rows, load_model, own_rows
 from latentfit.cli.options import DataDir, DataOption, OwnDevice, TrainData, existing_file, one_of
 from latentfit.cli.own_code import imported, module_of
-from latentfit.cli.program import note, typed_words
+from latentfit.cli.program import note, note_of_rows, typed_words
 from latentfit.errors import InputError
 
 SPREADS = ("std", "var", "logvar")
@@ -131,8 +131,8 @@ class Subject:
     built_in: bool = False
 
 
-def subject(asked: Asked, labels: str | None = None, groups: str | None = None) -> Subject:
-    """Load the model and its rows."""
+def subject(asked: Asked, labels: str | None = None, groups: str | None = None, lang: str = "en") -> Subject:
+    """Load the model and its rows; what was understood of a foreign one is said in `lang`."""
     (label_file, label_column), (group_file, group_column) = split_marks(labels), split_marks(groups)
 
     def marks(n_rows: int | None, of_source: Any, of_groups: Any) -> tuple[Any, Any]:
@@ -154,7 +154,7 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None) 
         test = imported(asked.data, "--data")
         train = None if asked.train_data is None else imported(asked.train_data, "--train-data")
         label, group = marks(len(test) if hasattr(test, "shape") else None, None, None)
-        return Subject(_foreign(asked, test), test, train, label, group)
+        return Subject(_foreign(asked, test, lang), test, train, label, group)
 
     from latentfit.data.sources import load
 
@@ -176,10 +176,10 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None) 
         return Subject(model, test, train, label, group, source.built_in)
     x, train = as_tensors(source.x), None if more is None else as_tensors(more.x)
     if more is None and source.is_test is not None:
-        note(f"{source.name}: judged on its {source.n_test:,} test rows; priors are fitted on the others.")
+        note_of_rows(f"{source.name}: judged on its {source.n_test:,} test rows; priors are fitted on the others.")
         label, group = _picked(label, source.is_test), _picked(group, source.is_test)
         x, train = x[source.is_test], x[~source.is_test]
-    return Subject(_foreign(asked, x), x, train, label, group, source.built_in)
+    return Subject(_foreign(asked, x, lang), x, train, label, group, source.built_in)
 
 
 def as_tensors(x: Any) -> Any:
@@ -192,7 +192,7 @@ def as_tensors(x: Any) -> Any:
         x = x[:, None]
     elif x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         x = np.moveaxis(x, -1, 1)
-    note(f"Images as float32 {tuple(x.shape[1:])} in [0, 1], as torchvision's ToTensor gives them.")
+    note_of_rows(f"Images as float32 {tuple(x.shape[1:])} in [0, 1], as torchvision's ToTensor gives them.")
     return np.ascontiguousarray(x, dtype=np.float32) / 255
 
 
@@ -217,7 +217,7 @@ def codes_subject(arrays: dict[str, Any]) -> Subject:
     return Subject(model, x, train)
 
 
-def _foreign(asked: Asked, example: Any) -> Any:
+def _foreign(asked: Asked, example: Any, lang: str) -> Any:
     """The user's model, adapted where it is not one of Latentfit's own; what was understood is said."""
     assert asked.model is not None
     found = imported(asked.model, "--model")
@@ -234,7 +234,7 @@ def _foreign(asked: Asked, example: Any) -> Any:
         return found
     model = adapt(found, example=example, device=_torch_device(asked.device), **asked.adaptation())
     if isinstance(model, AdaptedVAE):
-        for line in model.understood:
+        for line in model.summary(lang).splitlines():
             note(typed_words(line))
     return model
 

@@ -12,16 +12,12 @@ from torch import Tensor
 from latentfit.comparison.found import Found
 from latentfit.comparison.jobs import some
 from latentfit.comparison.result import Pictures
-from latentfit.diagnosis.pictures import MOST_CLUSTERED, cluster_pictures
-from latentfit.errors import CapabilityError
+from latentfit.diagnosis.sections import BAND_ROWS, MOST_CLUSTERED, band_pictures, cluster_pictures
 from latentfit.evaluation.holes import Holes
-from latentfit.evaluation.uncertainty import latent_distribution, latent_invariants
 from latentfit.model import VAEModule
 
 N_PICTURES = 36
 N_MAP = 400
-#: rows, gradient steps for each, and latent units of the bands over draws of the weights
-BAND_ROWS, BAND_STEPS, BAND_UNITS = 200, 50, 5
 
 
 def draw_pictures(found: Found, keys: Sequence[str], key: str, holes: tuple[Holes, Holes], show_data: bool) -> Pictures:
@@ -81,39 +77,23 @@ def draw_pictures(found: Found, keys: Sequence[str], key: str, holes: tuple[Hole
 
 
 def _clusters(found: Found, keys: Sequence[str]) -> dict[str, Any]:
-    """Of the first of these rows whose prior has components."""
+    """Of the first of these rows whose prior has components, the recommended one or one that has fewer than rows."""
     for key in keys:
         vae = found.model(key, 0)
-        if vae.prior.component_means() is not None:
+        if vae.prior.component_means() is not None and (key == keys[0] or not vae.prior.of_rows):
             rows = some(found.rows["selection"], MOST_CLUSTERED, found.seed)
             labels = None if found.labels is None else found.labels[rows].numpy()
-            codes = found.codes(vae, "selection", MOST_CLUSTERED)
-            return cluster_pictures(vae, vae.prior, codes, labels, found.seed)
+            codes, train = found.codes(vae, "selection", MOST_CLUSTERED), found.codes(vae, "train")
+            return cluster_pictures(vae, vae.prior, codes, train, labels, found.seed)
     return {}
 
 
 def _bands(found: Found, keys: Sequence[str]) -> dict[str, Any]:
-    """What the weights leave open about the latents, of the first of these rows whose weights are uncertain."""
-    key = next((key for key in keys if found.model(key, 0).n_draws > 1), None)
-    if key is None:
-        return {}
-    vae = found.model(key, 0)
-    rows = found.data.scoring_batch(some(found.rows["selection"], BAND_ROWS, found.seed))
-    options: dict[str, Any] = {"refinement_steps": BAND_STEPS, "random_state": found.seed}
-    apart = latent_invariants(vae, rows, **options)
-    shown: dict[str, Any] = {"weight_gaps": apart.prior_gap, "weight_units": apart.active_units}
-    shown["weight_method"] = key.split("@")[0]
-    try:
-        latents = latent_distribution(vae, rows, **options)
-    except CapabilityError:  # encoders of their own share no coordinates
-        return shown
-    kl = np.mean([arrays["unit_kl"] for arrays in found.arrays[key]], 0).reshape(-1)
-    units = np.argsort(-kl)[:BAND_UNITS]
-    low, high = latents.band()
-    return shown | {
-        "band_units": units,
-        "band_grid": latents.grid[units],
-        "band_low": low[units],
-        "band_high": high[units],
-        "weight_share": np.array([latents.share, latents.information.mean()]),
-    }
+    """Of the first of these rows whose weights are uncertain."""
+    for key in keys:
+        vae = found.model(key, 0)
+        if vae.n_draws > 1:
+            rows = found.data.scoring_batch(some(found.rows["selection"], BAND_ROWS, found.seed))
+            kl = np.mean([arrays["unit_kl"] for arrays in found.arrays[key]], 0)
+            return band_pictures(vae, rows, kl, key.split("@")[0], found.seed)
+    return {}

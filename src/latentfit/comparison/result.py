@@ -13,6 +13,7 @@ import torch
 
 from latentfit import saving
 from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.sections import Sections
 from latentfit.evaluation.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ NAMED = ("cluster_prior", "weight_method")
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Arrays the figures are drawn from; every one may be empty.
+class Pictures(Sections):
+    """Arrays the figures are drawn from, with those of `Sections`; every one may be empty.
 
     Attributes:
         null_samples, best_samples, reconstructions, originals: (n, *data_shape), decoder means, the first n, seed 0.
@@ -133,13 +134,6 @@ class Pictures:
         map_codes: (n, 2) held-out codes in the plane of the map, first seed; map_null, map_best: (n, 2) prior samples.
         map_labels: (n,) or empty; map_images: (n, *data_shape) the data behind the codes, or empty.
         hole_codes, hole_null, hole_best: log r(z) of held-out codes, of N(0, I) samples and of the new prior's.
-        band_units: (U,) latent units of which band_grid, band_low, band_high (U, P) show the marginal density of q(z)
-            over draws of the weights; weight_gaps, weight_units: (M,) prior gap and active units of each draw;
-            weight_share: (2,) epistemic share of the variance of z given x, and nats. Of `weight_method`, the best
-            whose weights have a distribution.
-        cluster_prior: the name of a prior with components, "" where none has; cluster_samples: (m, *data_shape) its
-            largest components' means, decoded; cluster_shares: (K,) of the rows, falling; cluster_members,
-            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`.
     """
 
     null_samples: np.ndarray
@@ -158,20 +152,6 @@ class Pictures:
     hole_codes: np.ndarray = field(default_factory=lambda: np.empty(0))
     hole_null: np.ndarray = field(default_factory=lambda: np.empty(0))
     hole_best: np.ndarray = field(default_factory=lambda: np.empty(0))
-    band_units: np.ndarray = field(default_factory=lambda: np.empty(0))
-    band_grid: np.ndarray = field(default_factory=lambda: np.empty(0))
-    band_low: np.ndarray = field(default_factory=lambda: np.empty(0))
-    band_high: np.ndarray = field(default_factory=lambda: np.empty(0))
-    weight_gaps: np.ndarray = field(default_factory=lambda: np.empty(0))
-    weight_units: np.ndarray = field(default_factory=lambda: np.empty(0))
-    weight_share: np.ndarray = field(default_factory=lambda: np.empty(0))
-    weight_method: str = ""
-    cluster_prior: str = ""
-    cluster_samples: np.ndarray = field(default_factory=lambda: np.empty(0))
-    cluster_shares: np.ndarray = field(default_factory=lambda: np.empty(0))
-    cluster_members: np.ndarray = field(default_factory=lambda: np.empty(0))
-    cluster_certainty: np.ndarray = field(default_factory=lambda: np.empty(0))
-    cluster_labels: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ with identical placeholders. Groups of keys:
     terminal.*  column.*                    the command line
     clause.*                                what other folders write in English; `clause(text, lang)` translates it
     report.*  glossary.*                    the HTML report
+    adapted.*                               of a foreign model; `latentfit.adapters.Understood` says them
 
 The parameters, the same word everywhere:
 
@@ -38,6 +39,8 @@ import string
 from functools import lru_cache
 from typing import Any
 
+from latentfit.adapters.understood import LANGUAGES as ADAPTED
+from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.findings import Finding
 from latentfit.diagnosis.sentences_en import SENTENCES as ENGLISH
 from latentfit.diagnosis.sentences_report_en import SENTENCES as ENGLISH_REPORT
@@ -46,7 +49,10 @@ from latentfit.diagnosis.sentences_vi import SENTENCES as VIETNAMESE
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
 
-LANGUAGES: dict[str, dict[str, str]] = {"en": {**ENGLISH, **ENGLISH_REPORT}, "vi": {**VIETNAMESE, **VIETNAMESE_REPORT}}
+LANGUAGES: dict[str, dict[str, str]] = {
+    "en": {**ENGLISH, **ENGLISH_REPORT, **ADAPTED["en"]},
+    "vi": {**VIETNAMESE, **VIETNAMESE_REPORT, **ADAPTED["vi"]},
+}
 
 # what a console without utf-8 can show; Vietnamese letters have no fair ASCII form and are left alone
 _ASCII = str.maketrans({"±": "+-", "→": "->", "×": "x", "−": "-", "·": "|", "“": '"', "”": '"', "’": "'", "…": "..."})
@@ -219,7 +225,8 @@ def _about(finding: Finding, what: str, lang: str, words: dict[str, str]) -> str
 
 
 def _filled(finding: Finding, lang: str, words: dict[str, Any]) -> dict[str, Any]:
-    own = {key: clause(value, lang) if key == "warmup" else value for key, value in finding.parameters.items()}
+    numbers = finding.parameters.items()
+    own = {key: value.text(lang) if isinstance(value, Understood) else value for key, value in numbers}
     return {"unit": say("unit.row", lang), "p": "N(0, I)", **words, **own}
 
 

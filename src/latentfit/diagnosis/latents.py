@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence
-from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.findings import Finding, plain
 from latentfit.diagnosis.measures import DEPTHS, Depth
 from latentfit.diagnosis.verdicts import collapse_finding, prior_finding
-from latentfit.errors import InputError
+from latentfit.errors import InputError, overheard
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.estimate import Estimate
@@ -45,6 +45,7 @@ class LatentDiagnosis:
         cross_fitted: whether, for want of training latents, each half was judged by the other half's fits.
         n_rows: rows judged.
         lang: of `summary`.
+        notes: what was warned of on the way, as it was shown.
     """
 
     prior_gap: Estimate
@@ -56,6 +57,7 @@ class LatentDiagnosis:
     cross_fitted: bool = False
     n_rows: int = 0
     lang: str = "en"
+    notes: list[str] = field(default_factory=list)
 
     def summary(self, lang: str | None = None, width: int = 80) -> str:
         """The diagnosis in lines of at most `width` characters."""
@@ -77,10 +79,10 @@ class LatentDiagnosis:
         return self.summary()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON."""
+        """JSON; what is not finite is null."""
         return {
-            "prior_gap": self.prior_gap.to_dict(),
-            "kl": self.kl.to_dict(),
+            "prior_gap": plain(self.prior_gap),
+            "kl": plain(self.kl),
             "active_units": int(self.active_units),
             "units": self.active_units.total,
             "cross_fitted": self.cross_fitted,
@@ -89,15 +91,16 @@ class LatentDiagnosis:
             "rungs": [
                 {
                     "name": rung.name,
-                    "gap": rung.gap.to_dict(),
+                    "gap": plain(rung.gap),
                     "weight": rung.weight,
                     "seconds": rung.seconds,
                     "n_parameters": rung.n_parameters,
                 }
                 for rung in self.ladder.rungs
             ],
-            "plug_in": {"value": self.plug_in.value, "saturated": self.plug_in.saturated},
-            "findings": [{"code": f.code, "status": f.status} for f in self.findings],
+            "plug_in": {"value": plain(self.plug_in.value), "saturated": self.plug_in.saturated},
+            "findings": [f.to_dict() for f in self.findings],
+            "notes": self.notes,
         }
 
 
@@ -146,7 +149,23 @@ def diagnose_latents(
     """
     if depth not in DEPTHS:
         raise InputError(f"diagnose_latents: depth must be 'full' or 'quick', got {depth!r}.")
-    spread = {"std": std, "var": var, "logvar": logvar}
+    with overheard() as told:
+        dx = _diagnosed(
+            mean, {"std": std, "var": var, "logvar": logvar}, train, depth, groups, random_state, max_steps, lang
+        )
+    return replace(dx, notes=told)
+
+
+def _diagnosed(
+    mean: Any,
+    spread: dict[str, Any],
+    train: tuple[Any, Any] | None,
+    depth: Depth,
+    groups: ArrayLike | None,
+    random_state: int,
+    max_steps: int | None,
+    lang: str,
+) -> LatentDiagnosis:
     codes = Codes.of(mean, **spread, groups=groups, what="diagnose_latents")
     shape = codes.event_shape
     p = create("standard", latent_dim=shape[0] if len(shape) == 1 else tuple(shape)).to(codes.mean)

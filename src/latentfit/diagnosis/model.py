@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,11 +13,12 @@ from numpy.typing import ArrayLike
 from latentfit.adapters import Subject
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
-from latentfit.diagnosis.material import gather
+from latentfit.diagnosis.material import gather, some
 from latentfit.diagnosis.measures import DEPTHS, Depth, Goal, Measures, likelihood_name
 from latentfit.diagnosis.pictures import Pictures, draw_pictures
 from latentfit.diagnosis.probe import STEPS
 from latentfit.diagnosis.result import Diagnosis, DiagnosisSetting
+from latentfit.diagnosis.sections import BAND_ROWS, band_pictures
 from latentfit.diagnosis.verdicts import (
     collapse_finding,
     decoder_finding,
@@ -29,7 +31,7 @@ from latentfit.diagnosis.verdicts import (
     probe_finding,
     training_finding,
 )
-from latentfit.errors import InputError
+from latentfit.errors import InputError, overheard
 from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.dimension import intrinsic_dimension
 from latentfit.evaluation.escalation import Scored, gate_fails
@@ -38,7 +40,7 @@ from latentfit.evaluation.gap import gap_by_group
 from latentfit.evaluation.ladder import Progress
 from latentfit.evaluation.rows import to_numpy
 from latentfit.evaluation.terms import ELBOTerms
-from latentfit.model import RANKABLE
+from latentfit.model import RANKABLE, VAEModule
 
 
 def diagnose(
@@ -72,7 +74,7 @@ def diagnose(
         groups: (N,) labels of related test rows (batches, patients): errors are cluster-robust, and the gap is
             given for each. Both may name a column where the model keeps its own rows.
         goal: what the model is for: "likelihood", "samples" or "embedding"; says what is looked at besides.
-        depth: "full", or "quick": without the flow, fewer rows, no second log p(x).
+        depth: "full", or "quick": without the flow, fewer rows, no second log p(x), no bands over uncertain weights.
         probe: whether to train a copy on, or for how many steps (500).
         features: x (B, *data_shape) -> (B, F), for sample quality; by default the model's own encoder means.
         n_importance_samples: draws per row for log p(x), or "auto": doubled until it changes by less than 0.02.
@@ -101,11 +103,14 @@ def diagnose(
     if goal not in ("likelihood", "samples", "embedding"):
         raise InputError(f"diagnose: goal must be 'likelihood', 'samples' or 'embedding', got {goal!r}.")
     started = time.perf_counter()
-    material = gather(model, X_test, X_train, labels=labels, groups=groups, random_state=random_state)
-    n_draws = material.subject.vae.n_draws
-    measures = Measures(material.at_centre(), depth, features, n_importance_samples, random_state, progress)
-    found = _Found(measures, goal, STEPS if probe is True else int(probe))
-    return found.diagnosis(goal, lang, started, n_draws)
+    with overheard() as told:
+        material = gather(model, X_test, X_train, labels=labels, groups=groups, random_state=random_state)
+        uncertain = material.subject.vae
+        measures = Measures(material.at_centre(), depth, features, n_importance_samples, random_state, progress)
+        found = _Found(measures, goal, STEPS if probe is True else int(probe))
+        dx = found.diagnosis(goal, lang, started, uncertain)
+    notes = list(dict.fromkeys([*getattr(uncertain, "notes", []), *told]))  # of a model adapted before, its own too
+    return replace(dx, setting=replace(dx.setting, notes=notes))
 
 
 class _Found:
@@ -181,13 +186,14 @@ class _Found:
     def sigma(self) -> tuple[float, float] | None:
         return None if self.calibration is None else (self.calibration.sigma_used, self.calibration.sigma_optimal)
 
-    def diagnosis(self, goal: Goal, lang: str, started: float, n_draws: int) -> Diagnosis:
+    def diagnosis(self, goal: Goal, lang: str, started: float, uncertain: VAEModule) -> Diagnosis:
         measures, material, under = self.measures, self.material, self.material.subject
         first = self.scored[0] if self.scored else None
         full = measures.depth == "full"
+        pictures = self._pictures(uncertain)
         setting = DiagnosisSetting(
             model=under.name,
-            understood=list(getattr(measures.vae, "sentences", [])),
+            understood=list(getattr(measures.vae, "understood", [])),
             likelihood=likelihood_name(measures.vae) if under.can_score else "",
             data_shape=tuple(material.test.x.shape[1:]),
             n_test=len(material.test) if material.separate else len(material.whole or ()),
@@ -203,7 +209,7 @@ class _Found:
             estimator="" if first is None else first.method,
             missing=measures.missing,
             lang=lang,
-            n_draws=n_draws,
+            n_draws=uncertain.n_draws,
         )
         return Diagnosis(
             setting=setting,
@@ -228,14 +234,19 @@ class _Found:
             overlap=self.overlap,
             simulated_error=self.simulated,
             probe=self.probe,
-            pictures=self._pictures(),
+            pictures=pictures,
         )
 
-    def _pictures(self) -> Pictures:
-        chosen, measures = self.ladder.chosen, self.measures
+    def _pictures(self, uncertain: VAEModule) -> Pictures:
+        chosen, measures, material = self.ladder.chosen, self.measures, self.material
         new = None if chosen is self.ladder.nothing else chosen.prior
         new_holes = None if new is None else measures.holes(self.ladder, new)
-        return draw_pictures(self.material, new, self.holes, new_holes, units=self.units, random_state=measures.seed)
+        seed = measures.seed
+        drawn = draw_pictures(material, new, self.holes, new_holes, units=self.units, random_state=seed)
+        if measures.depth == "quick" or not material.subject.can_score:
+            return drawn
+        rows = some(material.scored(material.test), BAND_ROWS, seed)
+        return replace(drawn, **band_pictures(uncertain, rows, self.units.kl, material.subject.name, seed))
 
 
 def _training(under: Subject) -> Finding:

@@ -9,32 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentfit.adapters.decoding import NoDecoder
 from latentfit.diagnosis.material import Material, some_numbers
-from latentfit.evaluation.clusters import clusters_of
+from latentfit.diagnosis.sections import MOST_CLUSTERED, SHOWN, Sections, cluster_pictures, empty
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.holes import Holes
 from latentfit.evaluation.plane import worst_plane
 from latentfit.evaluation.rows import frozen, to_numpy
 from latentfit.model import Prior, VAEModule
-from latentfit.priors import DefensiveMixture
 
-#: images in a grid; codes and draws in the map, and rows of data beside them
-SHOWN, DOTS, THUMBNAILS = 36, 1_000, 400
-#: rows whose clusters are counted
-MOST_CLUSTERED = 2_000
+#: codes and draws in the map, and rows of data beside them
+DOTS, THUMBNAILS = 1_000, 400
 #: draws that look for the worst direction
 DRAWS = 2_000
 
 
-def _empty() -> np.ndarray:
-    return np.empty(0)
-
-
 @dataclass(frozen=True)
-class Pictures:
-    """Arrays that a page is drawn from; every one may be empty. "New" is what the fitted prior draws.
+class Pictures(Sections):
+    """Arrays that a page is drawn from, with those of `Sections`. "New" is what the fitted prior draws.
 
     Attributes:
         null_samples, new_samples, reconstructions, originals: (m, *data_shape), decoder means by the same noise, and
@@ -46,33 +38,24 @@ class Pictures:
         hole_codes, hole_null, hole_new: log r(z) of the codes and of draws of either prior; hole_line: the 1 %
             quantile of the former.
         unit_kl, unit_std: (D,) nats, and the standard deviation of the aggregate posterior.
-        cluster_prior: the name of a prior with components, "" where none has; cluster_samples: (m, *data_shape) its
-            largest components' means, decoded; cluster_shares: (K,) of the rows, falling; cluster_members,
-            cluster_certainty, cluster_labels: (n,) of rows, see `latentfit.evaluation.Clusters`.
     """
 
-    null_samples: np.ndarray = field(default_factory=_empty)
-    new_samples: np.ndarray = field(default_factory=_empty)
-    reconstructions: np.ndarray = field(default_factory=_empty)
-    originals: np.ndarray = field(default_factory=_empty)
-    hole_samples: np.ndarray = field(default_factory=_empty)
-    map_codes: np.ndarray = field(default_factory=_empty)
-    map_null: np.ndarray = field(default_factory=_empty)
-    map_new: np.ndarray = field(default_factory=_empty)
-    map_labels: np.ndarray = field(default_factory=_empty)
-    map_images: np.ndarray = field(default_factory=_empty)
-    hole_codes: np.ndarray = field(default_factory=_empty)
-    hole_null: np.ndarray = field(default_factory=_empty)
-    hole_new: np.ndarray = field(default_factory=_empty)
+    null_samples: np.ndarray = field(default_factory=empty)
+    new_samples: np.ndarray = field(default_factory=empty)
+    reconstructions: np.ndarray = field(default_factory=empty)
+    originals: np.ndarray = field(default_factory=empty)
+    hole_samples: np.ndarray = field(default_factory=empty)
+    map_codes: np.ndarray = field(default_factory=empty)
+    map_null: np.ndarray = field(default_factory=empty)
+    map_new: np.ndarray = field(default_factory=empty)
+    map_labels: np.ndarray = field(default_factory=empty)
+    map_images: np.ndarray = field(default_factory=empty)
+    hole_codes: np.ndarray = field(default_factory=empty)
+    hole_null: np.ndarray = field(default_factory=empty)
+    hole_new: np.ndarray = field(default_factory=empty)
     hole_line: float | None = None
-    unit_kl: np.ndarray = field(default_factory=_empty)
-    unit_std: np.ndarray = field(default_factory=_empty)
-    cluster_prior: str = ""
-    cluster_samples: np.ndarray = field(default_factory=_empty)
-    cluster_shares: np.ndarray = field(default_factory=_empty)
-    cluster_members: np.ndarray = field(default_factory=_empty)
-    cluster_certainty: np.ndarray = field(default_factory=_empty)
-    cluster_labels: np.ndarray = field(default_factory=_empty)
+    unit_kl: np.ndarray = field(default_factory=empty)
+    unit_std: np.ndarray = field(default_factory=empty)
 
 
 @torch.no_grad()
@@ -99,7 +82,7 @@ def draw_pictures(
     found = Pictures(
         hole_codes=holes.log_r_codes,
         hole_null=holes.log_r_samples,
-        hole_new=_empty() if new_holes is None else new_holes.log_r_samples,
+        hole_new=empty() if new_holes is None else new_holes.log_r_samples,
         hole_line=holes.threshold,
         unit_kl=units.kl,
         unit_std=units.std,
@@ -108,36 +91,11 @@ def draw_pictures(
     mixed = new if new is not None and new.component_means() is not None else before
     rows = some_numbers(len(codes), MOST_CLUSTERED, random_state)
     labels = None if material.labels is None else material.labels[rows]
-    found = replace(found, **cluster_pictures(material.subject.vae, mixed, codes[rows], labels, random_state))
+    train = material.codes_train if material.whole is None else material.whole
+    found = replace(found, **cluster_pictures(material.subject.vae, mixed, codes[rows], train, labels, random_state))
     if material.subject.can_decode:
         found = replace(found, **_decoded(material, new, holes, random_state))
     return found
-
-
-def cluster_pictures(
-    vae: VAEModule, prior: Prior, codes: Codes, labels: np.ndarray | None, random_state: int
-) -> dict[str, Any]:
-    """How a mixture prior divides some rows, and its components' means decoded; nothing of any other prior."""
-    if prior.component_means() is None:
-        return {}
-    found = clusters_of(prior, codes, random_state=random_state)
-    facts: dict[str, Any] = {
-        "cluster_prior": name_of(prior),
-        "cluster_shares": found.shares,
-        "cluster_members": found.members,
-        "cluster_certainty": found.certainty,
-    }
-    if labels is not None:
-        facts["cluster_labels"] = np.asarray(labels)
-    if not isinstance(vae.decoder, NoDecoder) and not vae.conditional:
-        with frozen(vae, random_state=random_state):
-            facts["cluster_samples"] = _array(vae.decode_mean(found.means[:SHOWN].to(vae.device)))
-    return facts
-
-
-def name_of(prior: Prior) -> str:
-    """What tables call it: a defensive mixture by its base."""
-    return name_of(prior.base) if isinstance(prior, DefensiveMixture) else prior.name or type(prior).__name__
 
 
 def _decoded(material: Material, new: Prior | None, holes: Holes, random_state: int) -> dict[str, Any]:
@@ -175,7 +133,7 @@ def _map(material: Material, codes: Codes, before: Prior, new: Prior | None, ran
     return {
         "map_codes": plane.of(z[:DOTS]),
         **{name: plane.of(drawn[:DOTS]) for name, drawn in draws.items()},
-        "map_labels": _empty() if labels is None else labels[rows][:DOTS],
+        "map_labels": empty() if labels is None else labels[rows][:DOTS],
         "map_images": _array(material.test.x[torch.as_tensor(rows[:THUMBNAILS], device=material.test.x.device)]),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding, plain
 from latentfit.diagnosis.pictures import Pictures
@@ -27,17 +28,18 @@ class DiagnosisSetting:
     """What was diagnosed, on which rows, and how: enough to repeat it.
 
     Attributes:
-        model: its name; understood: what the adapter understood of a foreign model, sentence by sentence.
+        model: its name; understood: what the adapter understood of a foreign model.
         likelihood: its name, or "" in latent-only mode.
         n_test, n_train: rows judged by, rows priors were fitted on.
         separate: whether the test rows were given beside the training rows.
         n_scored, k, estimator: rows whose log p(x) was estimated, with how many draws, and by what.
         missing: the numbers that could not be measured, each with the reason.
         n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
+        notes: what was warned of on the way, as it was shown.
     """
 
     model: str
-    understood: list[str]
+    understood: list[Understood]
     likelihood: str
     data_shape: tuple[int, ...]
     n_test: int
@@ -54,6 +56,7 @@ class DiagnosisSetting:
     missing: dict[str, str] = field(default_factory=dict)
     lang: str = "en"
     n_draws: int = 1
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -169,13 +172,19 @@ class Diagnosis:
         return write_diagnosis(self, path, lang=lang or self.setting.lang, title=title, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON; what is not finite is null."""
+        """JSON; what is not finite is null. `notes` are all that was said beside the numbers, warnings last."""
+        from latentfit.report.diagnosis_text import missing, rows_line
+
+        lang = self.setting.lang
         setting = {key: plain(getattr(self.setting, key)) for key in self.setting.__dataclass_fields__}
+        setting["understood"] = [part.sentence(lang) for part in self.setting.understood]
+        notes = [*rows_line(self, lang), *missing(self, lang), *setting.pop("notes")]
         names = ("prior_gap", "inference_gap", "kl", "elbo", "log_px", "functional_hole", "dimension", "knn")
         more = ("knn_baseline", "overlap", "simulated_error", "effective_beta", "sigma")
         first = self.first
         return {
             "setting": setting,
+            "notes": notes,
             "first": None if first is None else first.code,
             "findings": [finding.to_dict() for finding in self.findings],
             **{name: plain(getattr(self, name)) for name in (*names, *more)},

@@ -214,6 +214,8 @@ SENTENCES: dict[str, str] = {
     "report.clusters.title": "Clusters",
     "report.clusters.caption": "How the {n:,} components of `{prior}` divide {rows:,} held-out {units}: {clusters:,} take 1 % or more each, as many as {effective:.1f} of equal size. On average the likeliest component of each has {certainty:.0%}.",
     "report.clusters.labels": "Agreement with the labels, adjusted Rand index (0: chance, 1: the same groups): {agreement:.2f}.",
+    "report.clusters.small": "None has 1 %: the {listed:,} most used are listed.",
+    "report.clusters.hidden": "Not drawn: {hidden:,} of the {n:,} components, which stand on (nearly) a single training row, so that their decoded mean would show it; show_data=True draws them.",
     "report.clusters.means": "Means of the components, decoded, the largest first",
     "report.clusters.method": "component",
     "report.clusters.share": "share",
@@ -226,5 +228,6 @@ SENTENCES: dict[str, str] = {
     "report.weights.share": "Of the variance of z given x {share:.0%} is epistemic: the data did not determine the weights. Knowing z says {nats:.2f} nats about which draw it is.",
     "report.weights.unit": "unit {n:,}",
     "report.weights.foot": "The marginal density of q(z) in the units that carry most; another draw of the weights would lie in the band with probability {level:.0%} at each point.",
+    "report.weights.rows": "These gaps are at least that much too, by a Gaussian and a mixture fitted to at most {rows:,} rows: they may lie below the prior gap at the head of the page, and are to be compared with each other.",
     "report.weights.apart": "The encoders were trained apart and share no coordinates, so there are no bands on q(z) itself.",
 }

@@ -214,6 +214,8 @@ SENTENCES: dict[str, str] = {
     "report.clusters.title": "Các cụm",
     "report.clusters.caption": "{n:,} thành phần của `{prior}` chia {rows:,} {units} để riêng như sau: {clusters:,} thành phần chiếm từ 1 % trở lên, tương đương {effective:.1f} thành phần bằng nhau. Trung bình, thành phần khả dĩ nhất có xác suất {certainty:.0%}.",
     "report.clusters.labels": "Mức khớp với nhãn, chỉ số Rand hiệu chỉnh (0: ngẫu nhiên, 1: trùng nhóm): {agreement:.2f}.",
+    "report.clusters.small": "Không thành phần nào đạt 1 %: dưới đây là {listed:,} thành phần được dùng nhiều nhất.",
+    "report.clusters.hidden": "Không vẽ {hidden:,} trên {n:,} thành phần: chúng nằm (gần như) trên một dòng huấn luyện duy nhất, nên kỳ vọng giải mã ra sẽ để lộ dòng ấy; show_data=True để vẽ.",
     "report.clusters.means": "Trung bình của các thành phần sau khi giải mã, lớn nhất trước",
     "report.clusters.method": "thành phần",
     "report.clusters.share": "tỉ lệ",
@@ -226,5 +228,6 @@ SENTENCES: dict[str, str] = {
     "report.weights.share": "Trong phương sai của z khi biết x, {share:.0%} là do chưa biết trọng số: dữ liệu không xác định chúng. Biết z cho thêm {nats:.2f} nat về việc đó là lần lấy mẫu nào.",
     "report.weights.unit": "đơn vị {n:,}",
     "report.weights.foot": "Mật độ biên của q(z) ở những đơn vị mang nhiều thông tin nhất; tại mỗi điểm, một lần lấy mẫu trọng số khác nằm trong dải với xác suất {level:.0%}.",
+    "report.weights.rows": "Các độ hụt này cũng là cận dưới, do một phân phối Gauss và một hỗn hợp khớp vào nhiều nhất {rows:,} dòng: chúng có thể nhỏ hơn độ hụt ở đầu trang, và chỉ nên so với nhau.",
     "report.weights.apart": "Các bộ mã hoá được huấn luyện riêng nên không chung toạ độ: không có dải cho chính q(z).",
 }

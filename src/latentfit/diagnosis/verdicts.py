@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.findings import Finding, Status
 from latentfit.diagnosis.probe import Probe
 from latentfit.evaluation.estimate import Estimate
@@ -18,7 +19,7 @@ MANY_HOLES = 0.05
 
 def training_finding(
     kl_weight: float | None,
-    warmup: str | None,
+    warmup: Understood | None,
     converged: bool | None,
     *,
     steps: int | None = None,

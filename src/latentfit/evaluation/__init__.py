@@ -14,7 +14,7 @@ from latentfit.divergences import (
 from latentfit.evaluation.ais import AIS, ais_log_likelihood
 from latentfit.evaluation.bdmc import BDMC, bdmc
 from latentfit.evaluation.calibration import Calibration, decoder_calibration
-from latentfit.evaluation.clusters import Clusters, clusters_of
+from latentfit.evaluation.clusters import Clusters, clusters_of, on_single_rows
 from latentfit.evaluation.codes import Codes, encode_rows
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.dimension import intrinsic_dimension
@@ -127,6 +127,7 @@ __all__ = [
     "mmd2",
     "mmd_test",
     "neighbourhood_overlap",
+    "on_single_rows",
     "pareto_k",
     "pca_baseline",
     "plug_in_mismatch",

@@ -45,8 +45,8 @@ class Prior(Component, nn.Module, ABC):
 
     Implement `log_prob` and `sample`, and set `event_shape` in the constructor. The defaults that may be overridden are
     `density`, `training_log_prob`, `fit_rows`, `awaits_codes`, `start_rows`, `bind`, `freeze`, `parameter_kl`,
-    `analytic_kl`, `analytic_unit_kl`, `unit_log_prob`, `component_means`, `responsibilities`, `n_stored` and
-    `network_calls`.
+    `analytic_kl`, `analytic_unit_kl`, `unit_log_prob`, `component_means`, `responsibilities`, `of_rows`, `n_stored`
+    and `network_calls`.
     """
 
     event_shape: torch.Size
@@ -56,6 +56,8 @@ class Prior(Component, nn.Module, ABC):
     context_features: int = 0
     #: calls of a network (or of a matrix product of that size) to draw one sample, for ranking by price
     network_calls: int = 0
+    #: whether each component is one row of the data, or started as one: what its mean decodes to is a matter of privacy
+    of_rows: bool = False
 
     def __init__(self, latent_dim: Shape) -> None:
         super().__init__()

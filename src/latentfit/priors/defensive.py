@@ -82,6 +82,11 @@ class DefensiveMixture(Prior):
             z[rows.to(z.device)] = draws.to(z)
         return z.view(*shape, *self.event_shape)
 
+    @property
+    def of_rows(self) -> bool:  # type: ignore[override]  # read-only here
+        """Whether the base's components are rows."""
+        return self.base.of_rows
+
     def component_means(self) -> Tensor | None:
         """Those of the base."""
         return self.base.component_means()

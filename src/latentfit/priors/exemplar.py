@@ -58,6 +58,7 @@ class ExemplarPrior(Prior):
         torch.Size([3, 2])
     """
 
+    of_rows = True
     means: Tensor | None
     rows: Tensor | None
 
@@ -116,6 +117,18 @@ class ExemplarPrior(Prior):
         blocks = rows.split(rows_at_once(rows, len(means)))
         parts = [self._around(block, means).logsumexp(-1) for block in blocks]
         return torch.cat(parts).view(flat.shape[:-1]) - math.log(len(means))
+
+    @torch.no_grad()
+    def component_means(self) -> Tensor:
+        """The codes of training rows: (M, *event_shape)."""
+        return self._current().unflatten(-1, self.event_shape)
+
+    @torch.no_grad()
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(exemplar given z): (..., *event_shape) -> (..., M)."""
+        flat = z.flatten(-len(self.event_shape))
+        joint = self._around(flat.reshape(-1, flat.shape[-1]), self._current())
+        return joint.softmax(-1).view(*flat.shape[:-1], -1)
 
     def training_log_prob(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """Leave-one-out over the nearest exemplars in training, `log_prob` elsewhere: (S, N, *event) -> (S, N).

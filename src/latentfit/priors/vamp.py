@@ -50,6 +50,7 @@ class VampPrior(Prior):
         torch.Size([3])
     """
 
+    of_rows = True
     pseudo_inputs: nn.Parameter | None
     contexts: Tensor | None
     low: Tensor | None

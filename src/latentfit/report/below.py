@@ -11,7 +11,6 @@ import numpy as np
 from latentfit.comparison.result import Row
 from latentfit.diagnosis.catalogue import clause, say
 from latentfit.evaluation.escalation import GATE_SHARE
-from latentfit.evaluation.uncertainty import LatentInvariants
 from latentfit.report import figures, parts
 from latentfit.report.verdict import other_goals, row_of, score_of, unreliable
 from latentfit.report.view import ComparisonView, estimate, pair, seconds, short
@@ -77,26 +76,6 @@ def _cells(view: ComparisonView, row: Row, names: list[str]) -> dict[str, Any]:
         "cells": [(name, *cells[name]) for name in names],
         "chosen": view.t("report.table.recommended") if row.key == view.c.recommendation.key else "",
     }
-
-
-def weights(view: ComparisonView) -> dict[str, Any] | None:
-    """What uncertain weights leave open: invariants over their draws, and bands on q(z) where units are shared."""
-    p, t = view.c.pictures, view.t
-    n = len(p.weight_gaps)
-    if n < 2:
-        return None
-    over = LatentInvariants(np.empty((n, 0)), p.weight_units, p.weight_gaps)
-    (low, high), (few, many) = over.band()["prior_gap"], over.band()["active_units"]
-    said = {"low": float(low), "high": float(high), "few": float(few), "many": float(many)}
-    caption = t("report.weights.caption", method=p.weight_method, n=n, level=over.level, **said)
-    panels = []
-    if len(p.band_units):
-        share, nats = (float(value) for value in p.weight_share)
-        caption += " " + t("report.weights.share", share=share, nats=nats)
-        curves = zip(p.band_units, p.band_grid, p.band_low, p.band_high, strict=True)
-        panels = [figures.band(t("report.weights.unit", n=int(j) + 1), x, a, b) for j, x, a, b in curves]
-    foot = t("report.weights.foot", level=over.level) if panels else t("report.weights.apart")
-    return {"title": t("report.weights.title"), "caption": caption, "panels": panels, "foot": foot}
 
 
 def codes_map(view: ComparisonView) -> dict[str, Any] | None:

@@ -136,7 +136,7 @@ def _trust(view: View, dx: Diagnosis) -> list[tuple[str, str]]:
     if 0 < s.n_test < FEW_ROWS:
         items.append(("warn", t("report.diagnosis.trust.few", n=s.n_test)))
     items += [("warn", line) for line in missing(dx, view.lang)]
-    return [*items, *(("good", line) for line in s.understood)]
+    return [*items, *(("good", line.sentence(view.lang)) for line in s.understood)]
 
 
 def _cost(view: View, dx: Diagnosis) -> list[str]:

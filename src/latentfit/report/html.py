@@ -40,7 +40,7 @@ def render(comparison: Comparison, *, lang: str = "en", title: str | None = None
         "gains": above.gains(view),
         "table": below.table(view),
         "clusters": parts.cluster_section(view, comparison.pictures),
-        "weights": below.weights(view),
+        "weights": parts.weight_section(view, comparison.pictures),
         "map": below.codes_map(view),
         "units": marks and {"caption": view.t("report.units.caption"), "panels": marks},
         "curves": below.curves(view),

@@ -114,6 +114,7 @@ def code_sections(view: ModelView) -> dict[str, Any]:
         )
     }
     found["clusters"] = parts.cluster_section(view, drawn)
+    found["weights"] = parts.weight_section(view, drawn)
     if len(drawn.unit_kl):
         marks = parts.unit_figure(view, drawn.unit_kl, drawn.unit_std)
         found["units"] = {"caption": t("report.units.caption"), "panels": [(view.setting.model, "null", marks)]}

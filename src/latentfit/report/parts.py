@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence, finding_status
 from latentfit.diagnosis.findings import Finding
+from latentfit.diagnosis.sections import BAND_ROWS, Sections
 from latentfit.errors import InputError
 from latentfit.evaluation.clusters import Clusters
 from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.uncertainty import LatentInvariants
 from latentfit.report import figures, pictures
 from latentfit.report.view import View, bits_per_dimension, pair, percent, short
 
@@ -32,23 +34,6 @@ MAX_CLUSTERS, MAX_COLUMNS = 12, 6
 
 #: (samples, CSS class of what they are drawn from, label)
 Sheet = tuple[np.ndarray, str, str]
-
-
-class Clustered(Protocol):
-    """The arrays of clusters that both kinds of pictures have."""
-
-    @property
-    def cluster_prior(self) -> str: ...
-    @property
-    def cluster_samples(self) -> np.ndarray: ...
-    @property
-    def cluster_shares(self) -> np.ndarray: ...
-    @property
-    def cluster_members(self) -> np.ndarray: ...
-    @property
-    def cluster_certainty(self) -> np.ndarray: ...
-    @property
-    def cluster_labels(self) -> np.ndarray: ...
 
 
 def gap_tile(view: View, gap: Estimate, label: str, share: float, kl: float) -> dict[str, str]:
@@ -181,8 +166,11 @@ def code_map(
     return {"data": data, "static": static, "hint": hint}
 
 
-def cluster_section(view: View, drawn: Clustered) -> dict[str, Any] | None:
-    """How a mixture prior divides the rows: its means decoded, and its largest components one by one."""
+def cluster_section(view: View, drawn: Sections) -> dict[str, Any] | None:
+    """How a mixture prior divides the rows: its means decoded, and its largest components one by one.
+
+    A mean that would show a row of the training data is drawn only where pictures of the data may be.
+    """
     if not drawn.cluster_prior:
         return None
     t, members, labels = view.t, drawn.cluster_members, drawn.cluster_labels
@@ -198,23 +186,30 @@ def cluster_section(view: View, drawn: Clustered) -> dict[str, Any] | None:
     )
     if len(labels):
         caption += " " + t("report.clusters.labels", agreement=found.agreement(labels))
-    # pseudo-inputs started as rows of the data, and may still show them
-    hidden = drawn.cluster_prior == "vamp" and not view.show
-    means, uri = (np.empty(0) if hidden else drawn.cluster_samples), ""
-    if view.image and len(means):
-        uri = pictures.data_uri(pictures.grid_png(means, view.scale))
-    columns = min(MAX_COLUMNS, means[0].size) if len(means) and not view.image else 0
+    listed = min(MAX_CLUSTERS, found.n_clusters or len(found.shares))
+    if not found.n_clusters:
+        caption += " " + t("report.clusters.small", listed=listed)
+    # a folder from before they were told apart does not say which are rows
+    on_rows = drawn.cluster_on_rows.astype(bool) if len(drawn.cluster_on_rows) else np.ones(len(found.shares), bool)
+    hidden = on_rows & (not view.show)
+    means, uri = drawn.cluster_samples, ""
+    if len(means) and hidden.any():
+        caption += " " + t("report.clusters.hidden", hidden=int(hidden.sum()), n=len(hidden))
+    drawable = means[~hidden[: len(means)]] if len(means) else means
+    if view.image and len(drawable):
+        uri = pictures.data_uri(pictures.grid_png(drawable, view.scale))
+    columns = min(MAX_COLUMNS, means[0].size) if len(drawable) and not view.image else 0
     names = ["method", "share", "certainty", *["label"] * bool(len(labels)), *(f"x{j}" for j in range(columns))]
     headings = {f"x{j}": t("report.see.column", n=j + 1) for j in range(columns)}
     rows = []
-    for k in range(min(MAX_CLUSTERS, found.n_clusters)):
-        own = members == k
+    for k in range(listed):
+        own, visible = members == k, k < len(means) and not hidden[k]
         cells: dict[str, tuple[str, float | str]] = {
             "method": (str(k + 1), k),
             "share": (percent(found.shares[k]), float(found.shares[k])),
             "certainty": (percent(float(found.certainty[own].mean())) if own.any() else "–", 0.0),
             "label": (_commonest(labels[own]) if len(labels) and own.any() else "–", ""),
-            **{f"x{j}": (short(float(means[k].reshape(-1)[j])), 0.0) for j in range(columns) if k < len(means)},
+            **{f"x{j}": (short(float(means[k].reshape(-1)[j])) if visible else "–", 0.0) for j in range(columns)},
         }
         rows.append({"cells": [(name, *cells[name]) for name in names if name in cells], "chosen": ""})
     return {
@@ -235,6 +230,27 @@ def _commonest(labels: np.ndarray) -> str:
     values, counts = np.unique(labels, return_counts=True)
     at = counts.argmax()
     return f"{values[at]} ({percent(counts[at] / counts.sum())})"
+
+
+def weight_section(view: View, drawn: Sections) -> dict[str, Any] | None:
+    """What uncertain weights leave open: invariants over their draws, and bands on q(z) where units are shared."""
+    t = view.t
+    n = len(drawn.weight_gaps)
+    if n < 2:
+        return None
+    over = LatentInvariants(np.empty((n, 0)), drawn.weight_units, drawn.weight_gaps)
+    (low, high), (few, many) = over.band()["prior_gap"], over.band()["active_units"]
+    said = {"low": float(low), "high": float(high), "few": float(few), "many": float(many)}
+    caption = t("report.weights.caption", method=drawn.weight_method, n=n, level=over.level, **said)
+    panels = []
+    if len(drawn.band_units):
+        share, nats = (float(value) for value in drawn.weight_share)
+        caption += " " + t("report.weights.share", share=share, nats=nats)
+        curves = zip(drawn.band_units, drawn.band_grid, drawn.band_low, drawn.band_high, strict=True)
+        panels = [figures.band(t("report.weights.unit", n=int(j) + 1), x, a, b) for j, x, a, b in curves]
+    foot = t("report.weights.foot", level=over.level) if panels else t("report.weights.apart")
+    foot += " " + t("report.weights.rows", rows=BAND_ROWS)
+    return {"title": t("report.weights.title"), "caption": caption, "panels": panels, "foot": foot}
 
 
 def hole_figure(view: View, codes: np.ndarray, draws: Sequence[Sheet], line: float | None = None) -> str | None:

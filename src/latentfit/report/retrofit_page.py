@@ -168,7 +168,7 @@ def _trust(view: View, fix: Retrofit) -> list[tuple[str, str]]:
         items.append(("good" if passed else "warn", guard_text(name, numbers, view.lang)))
     items.append(("good" if fix.weights_unchanged else "warn", weights_line(fix, view.lang)))
     items += [("warn", line) for line in doubts(fix, view.lang)]
-    return [*items, *(("good", line) for line in s.understood)]
+    return [*items, *(("good", line.sentence(view.lang)) for line in s.understood)]
 
 
 def _cost(view: View, fix: Retrofit) -> list[str]:

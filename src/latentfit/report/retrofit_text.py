@@ -87,10 +87,14 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
         if fix.log_px_gain is not None:
             lines.append(say("retrofit.log_px", lang, n=s.n_scored, k=s.k, gain=fix.log_px_gain, **words))
         lines.append(say("retrofit.holes", lang, before=fix.holes[0], after=fix.holes[1]))
-    lines += doubts(fix, lang)
-    lines += finetuned_lines(fix, lang)
+    return lines + caveats(fix, lang)
+
+
+def caveats(fix: Retrofit, lang: str = "en") -> list[str]:
+    """What there is to know beside the numbers: of the rows, of a fine-tuning, of the weights and the embedding."""
     untouched = fix.weights_unchanged and fix.sha256[1] and fix.finetuned is None
-    return [*lines, weights_line(fix, lang), *([say("retrofit.encoder", lang)] if untouched else [])]
+    lines = [*doubts(fix, lang), *finetuned_lines(fix, lang), weights_line(fix, lang)]
+    return lines + [say("retrofit.encoder", lang)] * bool(untouched)
 
 
 def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
@@ -109,11 +113,12 @@ def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
 
 
 def doubts(fix: Retrofit, lang: str = "en") -> list[str]:
-    """What the choice of rows takes from the numbers; empty where test rows both chose and measured, each its own."""
+    """What rows and weights take from the numbers; empty where test rows both chose and measured, each its own."""
     s = fix.setting
+    lines = [say("retrofit.centre", lang, n=s.n_draws)] * (s.n_draws > 1)
     if not s.separate:
-        return [say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test)]
-    return [say("retrofit.chose.train", lang, test=s.n_test, **words_of(fix, lang))] if s.chose == "train" else []
+        return [*lines, say("retrofit.cross", lang, fit=s.n_fit, selection=s.n_selection, test=s.n_test)]
+    return lines + [say("retrofit.chose.train", lang, test=s.n_test, **words_of(fix, lang))] * (s.chose == "train")
 
 
 def gain_line(fix: Retrofit, lang: str = "en") -> str:

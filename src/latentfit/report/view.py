@@ -10,6 +10,7 @@ import numpy as np
 
 from latentfit.comparison.result import Comparison
 from latentfit.diagnosis.catalogue import say
+from latentfit.diagnosis.sections import name_of
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Ladder
 from latentfit.report import pictures
@@ -70,9 +71,9 @@ def unit_words(shape: tuple[int, ...], lang: str = "en") -> dict[str, str]:
 
 
 def prior_name(ladder: Ladder, lang: str = "en") -> str:
-    """What the model's own prior is called: N(0, I), or "the model's prior"."""
-    standard = getattr(ladder.nothing.prior, "name", None) == "standard"
-    return "N(0, I)" if standard else say("word.prior", lang)
+    """What the model's own prior is called: N(0, I), or "the model's vamp prior"."""
+    name = name_of(ladder.nothing.prior)
+    return "N(0, I)" if name == "standard" else say("word.prior", lang, name=name)
 
 
 def shape_words(shape: tuple[int, ...], lang: str = "en") -> str:

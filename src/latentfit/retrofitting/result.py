@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.findings import plain
 from latentfit.diagnosis.pictures import Pictures
 from latentfit.errors import InputError
@@ -46,10 +47,17 @@ class RungRow:
 
 @dataclass(frozen=True)
 class RetrofitSetting:
-    """What was fitted and judged, on which rows, and how; `chose`: see `latentfit.retrofitting.rows.Parts`."""
+    """What was fitted and judged, on which rows, and how.
+
+    Attributes:
+        understood: what the adapter understood of a foreign model.
+        chose: see `latentfit.retrofitting.rows.Parts`.
+        n_draws: draws of the weights that make up the model; above 1 log p(x) is that of the VAE at their centre.
+        notes: what was warned of on the way, as it was shown.
+    """
 
     model: str
-    understood: list[str]
+    understood: list[Understood]
     likelihood: str
     data_shape: tuple[int, ...]
     latent_shape: tuple[int, ...]
@@ -65,6 +73,8 @@ class RetrofitSetting:
     k: int = 0
     lang: str = "en"
     chose: str = "halves"
+    n_draws: int = 1
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -197,9 +207,14 @@ class Retrofit:
         to_anndata(adata, codes.mean.cpu().numpy(), log_r.cpu().numpy(), {"retrofit": self.to_json()})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON; what is not finite is null."""
+        """JSON; what is not finite is null. `notes` are all that was said beside the numbers, warnings last."""
+        from latentfit.report.retrofit_text import caveats
+
+        lang = self.setting.lang
         setting = {key: plain(getattr(self.setting, key)) for key in self.setting.__dataclass_fields__}
+        setting["understood"] = [part.sentence(lang) for part in self.setting.understood]
         return {
+            "notes": [*caveats(self, lang), *setting.pop("notes")],
             "setting": setting,
             "kept": self.kept.name,
             "gain": plain(self.gain),

@@ -13,7 +13,7 @@ from latentfit.data.batch import Batch
 from latentfit.data.noise import Binarise
 from latentfit.diagnosis.material import Material, gather, some
 from latentfit.diagnosis.pictures import draw_pictures
-from latentfit.errors import CapabilityError, InputError
+from latentfit.errors import CapabilityError, InputError, overheard
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.escalation import escalate
 from latentfit.evaluation.estimate import Estimate
@@ -105,96 +105,105 @@ def retrofit(
         hint = " A frozen model's embedding does not move, so no prior can improve it." if goal == "embedding" else ""
         raise InputError(f"retrofit: goal must be 'likelihood' or 'samples', got {goal!r}.{hint}")
     started = time.perf_counter()
-    material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
-    vae = material.subject.vae
-    before = own_weights_sha256(vae)
-    if goal == "samples" and not material.subject.can_score:
-        raise InputError("retrofit: goal='samples' needs decoded samples; adapt the model with a decoder.")
+    with overheard() as told:
+        material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
+        vae = material.subject.vae
+        before = own_weights_sha256(vae)
+        if goal == "samples" and not material.subject.can_score:
+            raise InputError("retrofit: goal='samples' needs decoded samples; adapt the model with a decoder.")
 
-    rows_of = split(material, random_state)
-    fitted, selection, test = rows_of.fitted, rows_of.selection, rows_of.test
-    ladder = climb(
-        fitted,
-        rows_of.validation,
-        selection,
-        vae.prior,
-        rungs=priors,
-        random_state=random_state,
-        max_steps=_steps(max_minutes, len(priors)),
-        progress=progress,
-    )
-    guards = {
-        rung.name: check_prior(rung.prior, fitted, selection, p=vae.prior, random_state=random_state)
-        for rung in ladder.candidates
-    }
-    failed = {rung.name: tuple(key for key, (ok, _) in guards[rung.name].items() if not ok) for rung in ladder.rungs}
-    judged = rows_of.judged(material, choosing=goal == "samples")
-    quality = _qualities(material, ladder, features, judged, random_state) if material.subject.can_score else {}
-    if goal == "samples" and not quality:
-        raise InputError("retrofit: goal='samples' needs features=; this model's encoder cannot serve as features.")
-    kept = _keep(ladder, failed, quality if goal == "samples" else {})
-
-    gain = prior_gap(kept.prior, vae.prior, test, random_state=random_state)
-    if kept is ladder.nothing:
-        gain = Estimate(0.0, 0.0, (0.0, 0.0))
-    new = None if kept is ladder.nothing else kept.prior
-    after = vae if new is None else vae.with_parts(prior=new)
-    log_px_gain, n_scored, k = _paired(material, rows_of, vae, after, random_state, progress)
-    judge = ladder.best.prior
-    holes = [
-        prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
-        for prior in (vae.prior, kept.prior)
-    ]
-    rows = [
-        RungRow(
-            rung.name,
-            rung.gap,
-            quality[rung.name].frechet if rung.name in quality else None,
-            float(prior_holes(judge, rung.prior, selection, context=_contexts(selection)).share),
-            rung.seconds,
-            rung.n_parameters,
-            _milliseconds(rung.prior, selection),
-            failed.get(rung.name, ()),
-            rung is kept,
+        rows_of = split(material, random_state)
+        fitted, selection, test = rows_of.fitted, rows_of.selection, rows_of.test
+        ladder = climb(
+            fitted,
+            rows_of.validation,
+            selection,
+            vae.prior,
+            rungs=priors,
+            random_state=random_state,
+            max_steps=_steps(max_minutes, len(priors)),
+            progress=progress,
         )
-        for rung in sorted(ladder.candidates, key=lambda rung: -rung.gap.value)
-    ]
-    kl = Estimate.of(to_numpy(test.kl_to_standard_normal()))
-    setting = RetrofitSetting(
-        model=material.subject.name,
-        understood=list(getattr(vae, "sentences", [])),
-        likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
-        data_shape=tuple(material.test.x.shape[1:]),
-        latent_shape=tuple(vae.event_shape),
-        n_fit=len(fitted),
-        n_selection=len(selection),
-        n_test=len(test),
-        separate=material.separate,
-        chose=rows_of.chose,
-        goal=goal,
-        seconds=time.perf_counter() - started,
-        device=str(vae.device),
-        random_state=random_state,
-        n_scored=n_scored,
-        k=k,
-        lang=lang,
-    )
-    fix = Retrofit(
-        setting=setting,
-        prior=kept.prior,
-        model=put_in_place(model, vae, kept.prior, material.train),
-        gain=gain,
-        log_px_gain=log_px_gain,
-        rows=rows,
-        ladder=ladder,
-        holes=(float(holes[0].share), float(holes[1].share)),
-        samples=_samples(quality, kept),
-        kl=kl,
-        guards=guards[kept.name],
-        sha256=(before, own_weights_sha256(vae)),
-        pictures=draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state),
-    )
-    return fix if finetune is False else _go_on(fix, model, material, finetune, objective, progress)
+        guards = {
+            rung.name: check_prior(rung.prior, fitted, selection, p=vae.prior, random_state=random_state)
+            for rung in ladder.candidates
+        }
+        failed = {
+            rung.name: tuple(key for key, (ok, _) in guards[rung.name].items() if not ok) for rung in ladder.rungs
+        }
+        judged = rows_of.judged(material, choosing=goal == "samples")
+        quality = _qualities(material, ladder, features, judged, random_state) if material.subject.can_score else {}
+        if goal == "samples" and not quality:
+            raise InputError("retrofit: goal='samples' needs features=; this model's encoder cannot serve as features.")
+        kept = _keep(ladder, failed, quality if goal == "samples" else {})
+
+        gain = prior_gap(kept.prior, vae.prior, test, random_state=random_state)
+        if kept is ladder.nothing:
+            gain = Estimate(0.0, 0.0, (0.0, 0.0))
+        new = None if kept is ladder.nothing else kept.prior
+        after = vae if new is None else vae.with_parts(prior=new)
+        log_px_gain, n_scored, k = _paired(material, rows_of, vae, after, random_state, progress)
+        judge = ladder.best.prior
+        holes = [
+            prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
+            for prior in (vae.prior, kept.prior)
+        ]
+        rows = [
+            RungRow(
+                rung.name,
+                rung.gap,
+                quality[rung.name].frechet if rung.name in quality else None,
+                float(prior_holes(judge, rung.prior, selection, context=_contexts(selection)).share),
+                rung.seconds,
+                rung.n_parameters,
+                _milliseconds(rung.prior, selection),
+                failed.get(rung.name, ()),
+                rung is kept,
+            )
+            for rung in sorted(ladder.candidates, key=lambda rung: -rung.gap.value)
+        ]
+        kl = Estimate.of(to_numpy(test.kl_to_standard_normal()))
+        setting = RetrofitSetting(
+            model=material.subject.name,
+            understood=list(getattr(vae, "understood", [])),
+            likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
+            data_shape=tuple(material.test.x.shape[1:]),
+            latent_shape=tuple(vae.event_shape),
+            n_fit=len(fitted),
+            n_selection=len(selection),
+            n_test=len(test),
+            separate=material.separate,
+            chose=rows_of.chose,
+            goal=goal,
+            seconds=time.perf_counter() - started,
+            device=str(vae.device),
+            random_state=random_state,
+            n_scored=n_scored,
+            k=k,
+            lang=lang,
+            n_draws=vae.n_draws,
+        )
+        fix = Retrofit(
+            setting=setting,
+            prior=kept.prior,
+            model=put_in_place(model, vae, kept.prior, material.train),
+            gain=gain,
+            log_px_gain=log_px_gain,
+            rows=rows,
+            ladder=ladder,
+            holes=(float(holes[0].share), float(holes[1].share)),
+            samples=_samples(quality, kept),
+            kl=kl,
+            guards=guards[kept.name],
+            sha256=(before, own_weights_sha256(vae)),
+            pictures=draw_pictures(
+                material, new, holes[0], None if new is None else holes[1], random_state=random_state
+            ),
+        )
+        if finetune is not False:
+            fix = _go_on(fix, model, material, finetune, objective, progress)
+    notes = list(dict.fromkeys([*getattr(vae, "notes", []), *told]))  # of a model adapted before, its own too
+    return replace(fix, setting=replace(fix.setting, notes=notes))
 
 
 def _go_on(
