@@ -134,3 +134,50 @@ def test_shapes_that_do_not_meet_are_named():
 def test_a_deterministic_model_draws_itself():
     vae = linear_vae()
     assert list(vae.draws(3)) == [vae] * 3
+
+
+def exact_log_px(vae, x):
+    """log p(x) of `linear_vae` in closed form: (N,)."""
+    loading, bias = vae.decoder.weight, vae.decoder.bias
+    covariance = loading @ loading.T + 0.25 * torch.eye(len(bias), dtype=x.dtype)
+    return torch.distributions.MultivariateNormal(bias, covariance).log_prob(x)
+
+
+@torch.no_grad()
+def test_the_importance_weighted_bound_rises_from_the_elbo_to_log_px(x):
+    vae, bounds = linear_vae(), []
+    for parameter in vae.encoder.parameters():
+        parameter.zero_()  # q(z|x) is the prior: wide enough for weights without a tail
+    for n in (2, 20, 5_000):
+        objective = lf.ELBO(n_samples=n, importance_weighted=True)
+        terms = [objective(vae, x, generator=torch.Generator().manual_seed(s)) for s in range(20)]
+        bounds.append(torch.stack([t["bound"] for t in terms]).mean())
+        assert all(float(t["loss"]) == -float(t["bound"]) for t in terms)
+    elbo = lf.ELBO(n_samples=200)(vae, x, generator=torch.Generator().manual_seed(0))["elbo"]
+    assert elbo < bounds[0] < bounds[1] < bounds[2]
+    torch.testing.assert_close(bounds[2], exact_log_px(vae, x).mean(), atol=0.01, rtol=0)
+
+
+@torch.no_grad()
+def test_a_weighted_bound_weighs_the_ratio(x):
+    """log 1/S sum_s p(x|z_s) (p(z_s) / q(z_s|x))^w by hand; at w = 0 nothing of the prior is left."""
+    vae = linear_vae()
+    for weight in (0.0, 0.3):
+        objective = lf.ELBO(weight, n_samples=4, importance_weighted=True)
+        bound = objective(vae, x, generator=torch.Generator().manual_seed(3))["bound"]
+        z, log_q = vae.encode(x).rsample_with_log_prob(4, torch.Generator().manual_seed(3))
+        per_draw = vae.log_likelihood(Batch(x), z) + weight * (vae.prior.log_prob(z) - log_q)
+        torch.testing.assert_close(bound, per_draw.exp().mean(0).log().mean())
+
+
+def test_what_an_importance_weighted_bound_cannot_be(x):
+    with pytest.raises(InputError, match="n_samples=5 or so"):
+        lf.ELBO(importance_weighted=True)
+    with pytest.raises(InputError, match="no kl_term"):
+        lf.ELBO(n_samples=5, importance_weighted=True, kl_term=lf.kl_terms.free_bits(nats=0.1))
+    objective = lf.ELBO(n_samples=5, importance_weighted=True)
+    assert not objective.is_elbo
+    vae = linear_vae()
+    bayesian = vae.with_parts(decoder=lf.bayes.create("mc_dropout", nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3))))
+    with pytest.raises(CapabilityError, match="importance_weighted=False"):
+        objective.check(bayesian)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -32,16 +33,24 @@ class ELBO(Component, nn.Module):
     the same draws as the reconstruction (Kingma & Welling 2014, arXiv 1312.6114). A `kl_term` takes its place, such
     as a floor (`latentfit.kl_terms`).
 
+    With `importance_weighted` the S draws of z make the tighter bound of Burda et al. (2016, arXiv 1509.00519) instead,
+    which does not hold the decoder to what the encoder's family can follow:
+
+        loss = -E log 1/S sum_s p(x|z_s) (p(z_s) / q(z_s|x))^w(t) + penalties + KL(parameters) / n_train
+
     Args:
         kl_weight: w, a number or a schedule of the optimiser's step.
         penalties: terms added to the loss, each with its own weight.
         n_samples: draws of z per row and step.
         kl: "auto", or one of the two forms asked for by name.
         kl_term: what the KL is turned into before it is weighted; by default nothing.
+        importance_weighted: the tighter bound of `n_samples` draws, at least 2.
 
     Raises:
+        InputError: an importance-weighted bound of one draw, or with a `kl_term`.
         CapabilityError: an analytic KL asked for where there is none; a KL toward a prior without a density; the KL
-            of each unit where units are not independent; a penalty toward something else than the KL.
+            of each unit where units are not independent; a penalty toward something else than the KL; an
+            importance-weighted bound of uncertain weights.
 
     Example:
         >>> from latentfit.model import kl_terms, schedules
@@ -57,10 +66,17 @@ class ELBO(Component, nn.Module):
         n_samples: int = 1,
         kl: KL = "auto",
         kl_term: KLTerm | None = None,
+        importance_weighted: bool = False,
     ) -> None:
         super().__init__()
         if n_samples < 1:
             raise InputError(f"ELBO: n_samples must be at least 1, got {n_samples}.")
+        if importance_weighted and (n_samples == 1 or kl_term is not None):
+            raise InputError(
+                "ELBO: importance_weighted=True weighs the draws of z against each other: n_samples=5 or so, and no "
+                f"kl_term; got n_samples={n_samples}, kl_term={kl_term!r}."
+            )
+        self.importance_weighted = importance_weighted
         self.kl_weight = kl_weight if isinstance(kl_weight, Schedule) else Constant(float(kl_weight))
         self.penalties = nn.ModuleList(penalties)
         self.n_samples, self.kl, self.kl_term = n_samples, kl, kl_term
@@ -85,7 +101,8 @@ class ELBO(Component, nn.Module):
     @property
     def is_elbo(self) -> bool:
         """Whether it settles as the negative ELBO itself: KL weight 1, nothing else."""
-        return self.kl_term is None and not len(self.penalties) and self.kl_weight(self.settled_at) == 1
+        other = self.kl_term is not None or len(self.penalties) or self.importance_weighted
+        return not other and self.kl_weight(self.settled_at) == 1
 
     @property
     def comparable(self) -> bool:
@@ -120,6 +137,11 @@ class ELBO(Component, nn.Module):
             raise CapabilityError(
                 "This prior has no density, so there is no KL toward it: kl_weight=0 with a matching penalty."
             )
+        if self.importance_weighted and model.uncertain:
+            raise CapabilityError(
+                "importance_weighted=True weighs draws of z, and here the weights of a network are drawn as well: "
+                "importance_weighted=False."
+            )
         for penalty in self._penalties():
             if penalty.target not in (None, model.prior):
                 raise CapabilityError(
@@ -135,7 +157,8 @@ class ELBO(Component, nn.Module):
         batch = Batch.of(batch)
         q = model.encode(batch)
         z, log_q = q.rsample_with_log_prob(self.n_samples, generator)  # (S, N, *E), (S, N)
-        log_likelihood = batch.mean(model.log_likelihood(batch, z).mean(0))
+        per_draw = model.log_likelihood(batch, z)  # (S, N)
+        log_likelihood = batch.mean(per_draw.mean(0))
         weight = self.kl_weight(step)
         terms: dict[str, Tensor] = {"log_likelihood": log_likelihood}
         loss = -log_likelihood
@@ -146,7 +169,12 @@ class ELBO(Component, nn.Module):
             if self.kl_term is not None:
                 given = self._unit_kl(model, q, z, batch) if self.kl_term.per_unit else kl[None]
                 pressed = terms["kl_term"] = self.kl_term(given, -log_likelihood.detach(), step)
-            if weight != 0:  # 0 times a KL that is infinite, of a deterministic encoder, is not a number
+            if self.importance_weighted:
+                log_ratio = model.prior.training_log_prob(z, batch) - log_q
+                bound = (per_draw + weight * log_ratio).logsumexp(0) - math.log(self.n_samples)
+                terms["bound"] = batch.mean(bound)
+                loss = -terms["bound"]
+            elif weight != 0:  # 0 times a KL that is infinite, of a deterministic encoder, is not a number
                 loss = loss + weight * pressed
         elif weight != 0:
             raise CapabilityError(
