@@ -178,6 +178,12 @@ def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest
     invoke("sample", "table", "-n", 5, "-o", "s.npy")
     assert np.load("s.npy").shape == (5, 4)
     assert (np.load("s.npy")[:, 1] == 7).all()
+    invoke("sample", "table", "-n", 2, "-o", "s.csv")
+    assert Path("s.csv").read_text().splitlines()[0] == "a,b,c,d"
+    assert Comparison.read("table").setting.columns == ["a", "c", "d"]
+    page = Path("table/report.html").read_text(encoding="utf-8")
+    assert all(f">{name}</text>" in page for name in "acd")
+    assert ">column 2</text>" not in page
 
     images = rng.integers(0, 256, (120, 5, 4, 3), dtype=np.uint8)
     np.save("images.npy", images)
@@ -210,6 +216,24 @@ def test_train_saves_a_model_that_samples(place: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "s.npy").shape == (3, 4)
     invoke("encode", out, place / "rows.npy", "-o", tmp_path / "z.npy")
     assert len(np.load(tmp_path / "z.npy")) == 150
+
+
+def test_a_trained_model_keeps_the_columns_of_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[:, 1] = 7.0
+    header = 'tuổi,site,"a, b"'
+    write = functools.partial(np.savetxt, delimiter=",", comments="", encoding="utf-8")
+    write("rows.csv", x, header=header)
+    write("reversed.csv", x[:, ::-1], header='"a, b",site,tuổi')
+    told = invoke("train", "rows.csv", "--max-steps", 10, "--latent-dim", 2, "--out", "model")
+    assert "1 constant column is left out of the model: site" in told.output
+    invoke("sample", "model", "-n", 2, "-o", "s.csv")
+    assert Path("s.csv").read_text(encoding="utf-8").splitlines()[0] == header
+    invoke("encode", "model", "rows.csv", "-o", "z.csv")
+    assert Path("z.csv").read_text(encoding="utf-8").splitlines()[0] == "mean0,mean1"
+    refused = invoke("encode", "model", "reversed.csv", "-o", "z.csv", code=2)
+    assert "Column 0 is 'a, b'; the model was trained with 'tuổi' there" in " ".join(refused.output.split())
 
 
 def test_lists() -> None:

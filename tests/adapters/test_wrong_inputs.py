@@ -71,6 +71,16 @@ def test_rows_on_another_scale_are_noticed_when_they_are_given() -> None:
         under.rows(3 * rows() - 1, "X")  # a heavy tail is not another scale
 
 
+@pytest.mark.parametrize("given", ["X", "X_train"])
+def test_rows_the_likelihood_cannot_score_are_refused_when_they_are_given(given) -> None:
+    binary = (rows() > rows().mean()).float()
+    model = adapt(Linear(), example=binary, likelihood="bernoulli")
+    with pytest.raises(InputError, match=rf"^{given}: likelihood 'bernoulli' needs 0 or 1; column 1 reaches 16\.0"):
+        lf.diagnose(model, 16 * binary) if given == "X" else lf.diagnose(model, binary, X_train=16 * binary)
+    with pytest.raises(InputError, match=r"^X: likelihood 'bernoulli' needs 0 or 1"):
+        lf.retrofit(model, 16 * binary)
+
+
 @pytest.mark.parametrize("marks", [{"labels": np.zeros(200)}, {"groups": np.zeros(200)}])
 def test_labels_of_a_loader_that_shuffles_are_refused(marks) -> None:
     model = adapt(Linear(), example=rows())

@@ -305,7 +305,7 @@ def test_the_result_is_alone_on_stdout_and_the_page_is_written(place: Path, reco
 def test_the_gate_is_the_lower_bound(limit: float, code: int, place: Path, recorder: Recorder) -> None:
     lf.save(lf.VAE(latent_dim=2, max_steps=2).fit(np.load("rows.npy")), "saved")
     told = invoke("diagnose", "saved", "--data", "rows.npy", "--fail-above", limit, code=code)
-    assert "at least 0.8 nats" in told.stderr
+    assert "interval begins at 0.8 nats" in told.stderr
 
 
 @pytest.mark.parametrize("command", ["diagnose", "retrofit"])

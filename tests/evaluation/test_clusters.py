@@ -130,3 +130,11 @@ def test_blocks_of_rows_change_nothing(groups, monkeypatch):
         clusters_of(mixture, codes).members, clusters_of(mixture, codes, random_state=1).members
     )
     torch.testing.assert_close(at_once.means[0], prior.component_means()[at_once.order[0]])
+
+
+def test_a_model_or_bare_means_are_told_what_to_give(groups) -> None:
+    codes, _ = groups
+    with pytest.raises(InputError, match=r"must be a prior, as in model\.prior; got Linear"):
+        clusters_of(torch.nn.Linear(1, 1), codes)
+    with pytest.raises(InputError, match=r"encode_rows\(model, X\), or Codes\.of\(mean, std=std\); got Tensor"):
+        clusters_of(priors.create("mixture", latent_dim=2), codes.mean)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import latentfit as lf
+from latentfit.errors import InputError
 from latentfit.evaluation import encode_rows, mmd2
 from latentfit.training.rng import isolated_rng
 
@@ -63,3 +64,8 @@ def test_the_codes_come_nearer_as_the_weight_rises(name):
     correlation = np.corrcoef(np.repeat(np.arange(5), 3), ranks)[0, 1]
     assert correlation < -0.7, found
     assert means[-1] < 0.3 * means[0], found
+
+
+def test_a_target_given_as_samples_is_told_what_makes_a_prior_of_them() -> None:
+    with pytest.raises(InputError, match=r"mmd: target must be a prior, got Tensor\..*EmpiricalPrior\(D, samples="):
+        lf.penalties.mmd(target=torch.zeros(10, 2))

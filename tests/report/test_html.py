@@ -158,6 +158,19 @@ def test_a_table_has_quantiles_instead_of_pictures(table_result):
     assert not [a for tag, a in page.tags if tag == "img" and (a.get("src") or "").startswith("data:image")]
 
 
+def test_columns_are_called_as_the_user_calls_them(table_result):
+    def page(columns):
+        return render(replace(table_result, setting=replace(table_result.setting, columns=columns)))
+
+    named = page(["age", "<b>", "c", "d", "e"])
+    assert ">age</text>" in named
+    assert ">&lt;b&gt;</text>" in named
+    assert "column 1" not in named
+    numbered = page([0, 2, 3, 4, 6])  # columns 1 and 5 are constant and left out
+    assert ">column 7</text>" in numbered
+    assert "column 2<" not in numbered
+
+
 def test_sections_without_numbers_are_left_out(digit_result):
     bare = replace(
         digit_result, pictures=empty_pictures(), budget={}, findings=[], test_rows=[], holes=(np.nan, np.nan)

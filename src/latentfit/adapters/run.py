@@ -221,9 +221,9 @@ def _called(name: str, argument: str, function: nn.Module, value: Tensor) -> Any
     try:
         return function(value)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise InputError(
-            f"{name}({argument}) failed on {tuple(value.shape)}: {type(error).__name__}: {reason} "
+            f"{name}({argument}) failed on {tuple(value.shape)}: {type(error).__name__}: {reason}. "
             f"Give the example as training saw it, or your own {name}=lambda {argument}: ..."
         ) from error
 

@@ -67,22 +67,23 @@ def subject(model: Any, example: Any = None) -> Subject:
         return _of_estimator(model)
     if not isinstance(model, VAEModule):
         model = adapt(model, example=example)
+    grey = example is not None and is_grey(model, example)
     if isinstance(model, AdaptedVAE):
+        grey = grey or model.grey
         return Subject(
             model,
-            _rows_of(model, model.data_shape, model.read, model.data_range),
+            _rows_of(model, grey, model.data_shape, model.read, model.data_range),
             model.model_name,
             loss=model.loss,
             training_facts=model.training_facts,
             own_rows=model.own_rows,
             can_score=model.can_score,
-            grey=model.grey or (example is not None and is_grey(model, example)),
+            grey=grey,
         )
     name = f"{type(model).__name__} ({model.likelihood.name})" if model.likelihood.name else type(model).__name__
     facts = None if model.trained is None else facts_of(model.trained)
     loss = None if facts is None or facts.kl_weight_reached is None else Loss(facts.kl_weight_reached, "nll")
-    grey = example is not None and is_grey(model, example)
-    return Subject(model, _rows_of(model, None), name, loss=loss, training_facts=facts, grey=grey)
+    return Subject(model, _rows_of(model, grey), name, loss=loss, training_facts=facts, grey=grey)
 
 
 def facts_of(trained: Mapping[str, Any]) -> TrainingFacts:
@@ -108,7 +109,8 @@ def is_grey(model: VAEModule, example: Any) -> bool:
 
 def _rows_of(
     model: VAEModule,
-    data_shape: torch.Size | None,
+    grey: bool,
+    data_shape: torch.Size | None = None,
     read: Callable[[Any], Batch] | None = None,
     data_range: tuple[float, float] | None = None,
 ) -> Callable[[Any, str], Batch]:
@@ -122,9 +124,20 @@ def _rows_of(
             )
         if data_range is not None:
             _warn_of_another_scale(batch, data_range, what)
+        if not grey:
+            _check_support(model, batch, what)
         return batch
 
     return rows
+
+
+def _check_support(model: VAEModule, batch: Batch, what: str) -> None:
+    """Refuse rows the likelihood cannot score, which would give numbers all the same."""
+    x = batch.x.to(model.device)
+    try:
+        model.likelihood.check(x if model.preprocess is None else model.preprocess(x))
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
 
 
 def _warn_of_another_scale(batch: Batch, data_range: tuple[float, float], what: str) -> None:

@@ -134,7 +134,8 @@ def diagnose(
         from latentfit.diagnosis.catalogue import say
 
         key = "diagnosis.gate.wide" if wide else "diagnosis.gate"
-        note(say(key, shown.lang, low=f"{low:.3g}", limit=f"{fail_above:g}", code=TOO_WIDE))
+        words = {"gap": dx.prior_gap, "low": f"{low:.3g}", "limit": f"{fail_above:g}", "code": TOO_WIDE}
+        note(say(key, shown.lang, **words))
         if wide:
             raise typer.Exit(TOO_WIDE)
 

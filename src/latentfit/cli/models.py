@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import io
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +68,7 @@ def train(
         random_state=seed,
         verbose=True,
         **{key: value for key, value in dataclasses.asdict(training).items() if value is not None},
-    ).fit(source.x)
+    ).fit(_named(source))
     save(vae, out, overwrite=fresh)
     print(f"Model       {out.as_posix()}/")
     print(f"Next        latentfit sample {shlex.quote(out.as_posix())} -n 1000 -o samples.npy")
@@ -98,7 +100,7 @@ def sample(
         x = torch.cat(parts).numpy() if units is None else units.to_data(torch.cat(parts), drawn=not means)
     else:  # a prior alone draws codes
         x = model.sample(n, generator=torch.Generator().manual_seed(seed)).detach().numpy()
-    write(output, {"x": x})
+    write(output, {"x": x}, _names(model, folder))
 
 
 @app.command()
@@ -196,7 +198,8 @@ def comparison_rows(
     check_vae(model, folder)
     x = source.x
     if hasattr(model, "module_"):
-        return model.module_, Batch(model._rows(x)), None, False
+        _check_rows(model._units, source)
+        return model.module_, Batch(model._rows(_named(source))), None, False
     run = folder.parent
     units = _units(folder)
     if units is None:
@@ -210,10 +213,7 @@ def comparison_rows(
     if fingerprint([list(read.shape), str(read.dtype), content]) == asked["data"]:
         chosen = rows["test"] if held_out else torch.arange(len(prepared.x))
         return model, prepared.scoring_batch(chosen), train, True
-    try:
-        units.check(x, source.columns)
-    except InputError as error:
-        raise InputError(f"{source.origin.split(',')[0]}: {error}") from None
+    _check_rows(units, source)
     scored = units.to_model(x)
     model.likelihood.check(scored if model.preprocess is None else model.preprocess(scored))
     return model, Batch(scored), train, False
@@ -275,8 +275,31 @@ def _units(folder: Path) -> Units | None:
     return load_data(str(run))[0].units
 
 
-def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """One array as .npy or .csv, the first of them; all as .npz."""
+def _check_rows(units: Units, source: Source) -> None:
+    try:
+        units.check(source.x, source.columns)
+    except InputError as error:
+        raise InputError(f"{source.origin.split(',')[0]}: {error}") from None
+
+
+def _named(source: Source) -> Any:
+    """The rows with the names of their columns, where they have names."""
+    if source.columns is None:
+        return source.x
+    import pandas as pd
+
+    return pd.DataFrame(source.x, columns=[str(name) for name in source.columns])
+
+
+def _names(model: Any, folder: Path) -> Sequence[str] | None:
+    """The names of the columns of the rows a model draws, where the user's table had names."""
+    units = model._units if hasattr(model, "module_") else _units(folder) if hasattr(model, "decoder") else None
+    return None if units is None else units.columns
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], columns: Sequence[str] | None = None) -> None:
+    """One array as .npy or .csv, the first of them; all as .npz. A .csv has the columns' names, x0, x1, ... by default.
+    """
     import numpy as np
 
     from latentfit.saving import write_atomic
@@ -289,8 +312,11 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.save(buffer, first)
     else:
         table = first.reshape(len(first), -1)
-        header = ",".join(f"{next(iter(arrays))}{column}" for column in range(table.shape[1]))
-        np.savetxt(buffer, table, delimiter=",", fmt="%.9g", header=header, comments="")
+        heading = io.StringIO()
+        name = next(iter(arrays))
+        csv.writer(heading, lineterminator="\n").writerow(columns or [f"{name}{j}" for j in range(table.shape[1])])
+        buffer.write(heading.getvalue().encode())
+        np.savetxt(buffer, table, delimiter=",", fmt="%.9g")
     write_atomic(path, buffer.getvalue())
     print(f"{path.as_posix()}  {' x '.join(map(str, first.shape))}")
 

@@ -179,4 +179,5 @@ def _setting(found: Found, facts: Mapping[str, Any]) -> Setting:
         device=recipe["device"],
         lang=facts["lang"],
         show_data=bool(facts["show_data"]),
+        columns=data.units.model_columns,
     )

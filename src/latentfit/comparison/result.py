@@ -117,6 +117,8 @@ class Setting:
     device: str = "cpu"
     lang: str = "en"
     show_data: bool = False
+    #: of a table, in the models' order: the user's names, or the user's numbers from 0
+    columns: list[str] | list[int] = field(default_factory=list)
 
 
 #: what in `Pictures` is a name

@@ -42,6 +42,13 @@ class Units:
         dropped = {column for column, _ in self.constants}
         return [column for column in range(self.data_shape[0]) if column not in dropped]
 
+    @property
+    def model_columns(self) -> list[str] | list[int]:
+        """What a table's columns that are modelled are called: their names, or their numbers; of images nothing."""
+        if len(self.data_shape) != 1:
+            return []
+        return self.kept if self.columns is None else [self.columns[column] for column in self.kept]
+
     def name(self, column: int) -> str:
         """A column's name, or its number."""
         return str(column) if self.columns is None else self.columns[column]

@@ -131,7 +131,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_held_out = n_held_out if 2 <= n_held_out <= len(x) - 2 else 0
         # shuffled, for parts of these rows stand for all of them
         held_out, train = np.split(order, [n_held_out])
-        data = prepare_rows(x, train, likelihood=self.likelihood, random_state=seed)
+        names = getattr(self, "feature_names_in_", None)
+        data = prepare_rows(x, train, likelihood=self.likelihood, columns=names, random_state=seed)
         for note in data.notes:
             warnings.warn(f"{type(self).__name__}: {note}.", DataWarning, stacklevel=2)
         if self.verbose:

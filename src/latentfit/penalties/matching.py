@@ -23,6 +23,11 @@ class MatchingPenalty(Penalty):
     def __init__(self, weight: float, target: Prior | None = None) -> None:
         super().__init__()
         check_weight(self, weight)
+        if target is not None and not isinstance(target, Prior):
+            raise InputError(
+                f"{self.name}: target must be a prior, got {type(target).__name__}. Of your own samples (N, D): "
+                "latentfit.priors.EmpiricalPrior(D, samples=...); of a distribution: latentfit.priors.as_prior(...)."
+            )
         self.weight, self.target = weight, target
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from latentfit.comparison.result import Row
 from latentfit.diagnosis.catalogue import clause, say
 from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.report import figures, parts
+from latentfit.report.text import aligned
 from latentfit.report.verdict import other_goals, row_of, score_of, unreliable
 from latentfit.report.view import ComparisonView, estimate, pair, seconds, short
 
@@ -42,13 +44,18 @@ def table(view: ComparisonView) -> dict[str, Any]:
         "caption": t("report.table.caption"),
         "columns": [(name, t(f"column.{name}")) for name in names],
         "sorted": "gain",
-        "rows": [_cells(view, row, names) for row in c.rows],
-        "test": {**tested, "rows": [_cells(view, row, names) for row in c.test_rows]} if c.test_rows else None,
+        "rows": _rows(view, c.rows, names),
+        "test": {**tested, "rows": _rows(view, c.test_rows, names)} if c.test_rows else None,
         "foot": foot,
     }
 
 
-def _cells(view: ComparisonView, row: Row, names: list[str]) -> dict[str, Any]:
+def _rows(view: ComparisonView, rows: Sequence[Row], names: list[str]) -> list[dict[str, Any]]:
+    gains = aligned([None if row.gain is None else (row.gain.value, row.gain.std_error) for row in rows])
+    return [_cells(view, row, names, gain.strip()) for row, gain in zip(rows, gains, strict=True)]
+
+
+def _cells(view: ComparisonView, row: Row, names: list[str], gained: str) -> dict[str, Any]:
     notes = [row.note] if row.note else []
     if row.n_draws > 1:
         notes.append(view.t("report.table.draws", n=row.n_draws))
@@ -60,7 +67,7 @@ def _cells(view: ComparisonView, row: Row, names: list[str]) -> dict[str, Any]:
     cells: dict[str, tuple[str, float | str]] = {
         "method": (row.method, row.method),
         "fitted": (view.t(f"word.{row.fitted}"), row.fitted),
-        "gain": ("0", 0.0) if gain is None else (say("report.signed", view.lang, gain=gain), gain.value),
+        "gain": ("0", 0.0) if gain is None else (gained, gain.value),
         "log_px": (estimate(row.log_px), row.log_px.value),
         "kl": (f"{row.kl:.1f}", row.kl),
         "units": (f"{row.active_units:.3g}", row.active_units),

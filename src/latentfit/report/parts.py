@@ -75,16 +75,13 @@ def grids(
     return {"title": title, "panels": panels, "caption": view.t(caption, n=n, **words), "pixelated": pixelated}
 
 
-def quantiles(
-    view: View, real: np.ndarray, sheets: Sequence[Sheet], caption: str, names: Sequence[str] = ()
-) -> dict[str, Any] | None:
+def quantiles(view: View, real: np.ndarray, sheets: Sequence[Sheet], caption: str) -> dict[str, Any] | None:
     """For tables: quantiles of each column as it is drawn (two sheets) against reconstructed rows (n, columns)."""
     if len(sheets) != 2 or not len(real) or not all(len(a) for a, _, _ in sheets):
         return None
     real, null, best = (a.reshape(len(a), -1) for a in (real, sheets[0][0], sheets[1][0]))
     n = min(12, real.shape[1])
-    labels = [names[j] if j < len(names) else view.t("report.see.column", n=j + 1) for j in range(n)]
-    panels = [figures.quantile_panel(labels[j], real[:, j], null[:, j], best[:, j]) for j in range(n)]
+    panels = [figures.quantile_panel(view.column(j), real[:, j], null[:, j], best[:, j]) for j in range(n)]
     legend = [(css, label) for _, css, label in sheets]
     return {"title": view.t("report.see.table"), "columns": panels, "caption": caption, "legend": legend}
 
@@ -200,7 +197,7 @@ def cluster_section(view: View, drawn: Sections) -> dict[str, Any] | None:
         uri = pictures.data_uri(pictures.grid_png(drawable, view.scale))
     columns = min(MAX_COLUMNS, means[0].size) if len(drawable) and not view.image else 0
     names = ["method", "share", "certainty", *["label"] * bool(len(labels)), *(f"x{j}" for j in range(columns))]
-    headings = {f"x{j}": t("report.see.column", n=j + 1) for j in range(columns)}
+    headings = {f"x{j}": view.column(j) for j in range(columns)}
     rows = []
     for k in range(listed):
         own, visible = members == k, k < len(means) and not hidden[k]

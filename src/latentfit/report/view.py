@@ -26,6 +26,7 @@ class View:
         shots: arrays of pictures; the first that is not empty gives one grey scale for all.
         changed: whether something other than the model's own prior is put forward.
         p: the name of the model's own prior.
+        columns: of a table, their names, or their numbers from 0.
     """
 
     def __init__(
@@ -37,12 +38,19 @@ class View:
         shots: Sequence[np.ndarray] = (),
         changed: bool = True,
         p: str = "N(0, I)",
+        columns: Sequence[str | int] = (),
     ) -> None:
         self.lang, self.shape, self.show, self.changed = lang, shape, show, changed
         self.words = {**unit_words(shape, lang), "p": p}
         self.image = pictures.is_image(shape)
         self.scale = pictures.scale_of(list(shots))
         self.thumbnails = 0
+        self.columns = columns
+
+    def column(self, j: int) -> str:
+        """What column j (from 0) of the model's rows is called: the user's name, or the user's number from 1."""
+        name = self.columns[j] if j < len(self.columns) else j
+        return name if isinstance(name, str) else self.t("report.see.column", n=name + 1)
 
     def t(self, key: str, **parameters: Any) -> str:
         """The sentence `key`, with `unit`, `units` and `p` filled in."""
@@ -60,6 +68,7 @@ class ComparisonView(View):
             show=show,
             shots=[shots.originals, shots.reconstructions, shots.best_samples],
             changed=comparison.recommendation.key != "standard",
+            columns=comparison.setting.columns,
         )
         self.c = comparison
 
