@@ -154,7 +154,7 @@ def judge(vae: lf.VAEModule, target: str, seeds: tuple[int, int] = (3, 5)) -> di
 
 
 def again(vae: lf.VAEModule, target: str) -> dict[str, float]:
-    """The means of five more judges."""
+    """Five more judges."""
     return mean_of([judge(vae, target, (100 + i, 200 + i)) for i in range(5)])
 
 
@@ -169,9 +169,10 @@ def of_the_samples() -> dict[str, Any]:
 
 
 def mean_of(judged: list[dict[str, float]]) -> dict[str, float]:
-    """Of the numbers that have a mean."""
+    """Of the numbers that have a mean, and how many of the tests reject at 5 %."""
     names = [name for name in ("accuracy", "squared_error") if name in judged[0]]
-    return {name: round(sum(found[name] for found in judged) / len(judged), 4) for name in names}
+    means = {name: round(sum(found[name] for found in judged) / len(judged), 4) for name in names}
+    return {**means, "rejected": sum(found["p_value"] <= 0.05 for found in judged)}
 
 
 def compared(
