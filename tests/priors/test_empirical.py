@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import latentfit as lf
-from latentfit.errors import InputError
+from latentfit.errors import CapabilityError, InputError
 from latentfit.priors import EmpiricalPrior
 
 
@@ -64,3 +64,10 @@ def test_a_density_that_is_nowhere_is_refused():
         EmpiricalPrior.from_density(lambda z: torch.full((len(z),), -torch.inf), 2, n_samples=100)
     with pytest.raises(InputError, match="log_density gave"):
         EmpiricalPrior.from_density(lambda z: z, 2, n_samples=100)
+
+
+def test_without_a_density_log_p_x_is_not_proposed_in_place_of_the_gap():
+    prior = EmpiricalPrior(2, samples=torch.randn(50, 2))
+    codes = lf.evaluation.Codes.of(torch.zeros(9, 2), std=torch.ones(9, 2))
+    with pytest.raises(CapabilityError, match="'empirical' has none, and no log p"):
+        lf.evaluation.prior_gap(lf.priors.create("standard", latent_dim=2), prior, codes)

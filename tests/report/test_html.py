@@ -312,6 +312,20 @@ def test_an_unknown_language_is_refused(digit_result):
         render(digit_result, lang="de")
 
 
+@pytest.mark.parametrize("name", ["report.pdf", "report.png", "report"])
+def test_a_page_is_not_written_under_another_kind_of_name(digit_result, tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name} must end in \.html"):
+        write(digit_result, tmp_path / name, lang="en")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_component_divides_nothing(table_result):
+    one = {"cluster_prior": "mixture", "cluster_shares": np.ones(1), "cluster_members": np.zeros(9, dtype=int)}
+    one |= {"cluster_certainty": np.ones(9), "cluster_samples": np.zeros((1, 5)), "cluster_labels": np.empty(0)}
+    page = render(replace(table_result, pictures=replace(table_result.pictures, **one)))
+    assert "divide 9 held-out" not in page
+
+
 def test_write_replaces_the_file_whole(digit_result, tmp_path):
     path = tmp_path / "run" / "report.html"
     assert write(digit_result, path) == path

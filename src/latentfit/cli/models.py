@@ -298,8 +298,7 @@ def _names(model: Any, folder: Path) -> Sequence[str] | None:
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], columns: Sequence[str] | None = None) -> None:
-    """One array as .npy or .csv, the first of them; all as .npz. A .csv has the columns' names, x0, x1, ... by default.
-    """
+    """One array as .npy or .csv, the first of them; all as .npz. A .csv has the columns' names, or x0, x1, ..."""
     import numpy as np
 
     from latentfit.saving import write_atomic

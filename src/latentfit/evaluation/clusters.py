@@ -93,11 +93,13 @@ def clusters_of(prior: Prior, codes: Codes, *, n_draws: int = 4, random_state: i
         ([0.67, 0.33], 1)
     """
     if not isinstance(prior, Prior):
-        raise InputError(f"clusters_of: the first argument must be a prior, as in model.prior; got {type(prior).__name__}.")
+        raise InputError(
+            f"clusters_of: the first argument must be a prior, as in model.prior; got {type(prior).__name__}."
+        )
     if not isinstance(codes, Codes):
         raise InputError(
-            "clusters_of: codes must be those of latentfit.evaluation.encode_rows(model, X), or Codes.of(mean, std=std); "
-            f"got {type(codes).__name__}."
+            "clusters_of: codes must be those of latentfit.evaluation.encode_rows(model, X), or "
+            f"Codes.of(mean, std=std); got {type(codes).__name__}."
         )
     means = _means(prior)
     generator = torch.Generator(device=codes.mean.device).manual_seed(random_state)

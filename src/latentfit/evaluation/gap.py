@@ -79,8 +79,8 @@ def require_exact(prior: Prior) -> None:
         name = prior.name or type(prior).__name__
         if prior.density == "none":
             raise CapabilityError(
-                f"The prior gap needs exact densities; {name!r} has none, and no log p(x). Compare codes with its draws "
-                "instead: latentfit.evaluation.classifier_test."
+                f"The prior gap needs exact densities; {name!r} has none, and no log p(x). Compare the codes and "
+                "its draws instead: latentfit.evaluation.classifier_test."
             )
         raise CapabilityError(
             f"The prior gap needs exact densities; that of {name!r} is {prior.density!r}. Compare by log p(x) instead."

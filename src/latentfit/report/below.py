@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentfit.comparison.result import Row
-from latentfit.diagnosis.catalogue import clause, say
+from latentfit.diagnosis.catalogue import clause
 from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.report import figures, parts
 from latentfit.report.text import aligned

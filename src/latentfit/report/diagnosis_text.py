@@ -96,7 +96,8 @@ def head_sentence(dx: Diagnosis, lang: str = "en") -> str:
     """What the diagnosis comes to, in one or two sentences."""
     words, first = words_of(dx, lang), dx.first
     if first is not None:
-        return headline(first, lang, prior_gap=dx.prior_gap, **words)
+        text = headline(first, lang, prior_gap=dx.prior_gap, **words)
+        return text[:1].upper() + text[1:]  # "the model's vamp prior" may begin it
     small = any(finding.status == "small" for finding in dx.findings)
     return say("headline.small" if small else "headline.none", lang, prior_gap=dx.prior_gap, **words)
 

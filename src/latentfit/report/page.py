@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from latentfit.errors import InputError
 from latentfit.report.view import View
 from latentfit.saving import write_atomic
 
@@ -45,7 +46,13 @@ def render_page(view: View, sections: Mapping[str, Any], *, title: str | None, n
 
 
 def write_page(path: str | Path, html: str) -> Path:
-    """Put a page into a file, atomically; the file is either the old one or the whole new one."""
+    """Put a page into a file, atomically; the file is either the old one or the whole new one.
+
+    Raises:
+        InputError: a name that says it is something else.
+    """
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"report: {Path(path).as_posix()} must end in .html: a report is one HTML file.")
     write_atomic(path, html)
     return Path(path)
 

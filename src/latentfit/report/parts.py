@@ -168,7 +168,7 @@ def cluster_section(view: View, drawn: Sections) -> dict[str, Any] | None:
 
     A mean that would show a row of the training data is drawn only where pictures of the data may be.
     """
-    if not drawn.cluster_prior:
+    if not drawn.cluster_prior or len(drawn.cluster_shares) < 2:  # one component divides nothing
         return None
     t, members, labels = view.t, drawn.cluster_members, drawn.cluster_labels
     found = Clusters(torch.empty(0), drawn.cluster_shares, members, drawn.cluster_certainty)
