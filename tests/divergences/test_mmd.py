@@ -137,7 +137,7 @@ def test_the_level_holds_on_500_nulls():
 
 
 def test_ties_of_several_bandwidths_do_not_lower_the_level():
-    """Of 20 labellings several have the smallest p-value; Binomial(400, 0.05) is in [8, 36] with probability 0.999."""
+    """Binomial(400, 0.05) is within 8 and 36 with probability 0.999; of 20, several share the least p-value."""
     found = sum(
         mmd_test(normal(20, 2, 2 * i), normal(20, 2, 2 * i + 1), n_permutations=19, random_state=i).p_value <= 0.05
         for i in range(400)

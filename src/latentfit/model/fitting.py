@@ -23,9 +23,9 @@ from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise, s
 #: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
 _ROWS = 5_000
 
-#: share of a run after which a prior that awaits codes starts at them (later where the KL settles later), how many rows
-#: it starts at, at most, and the iterations of that fit
-_PRIOR_STARTS, _PRIOR_ROWS, _PRIOR_STEPS = 0.2, 20_000, 20
+#: shares of a run after which a prior that awaits codes starts at them (no earlier than the KL settles), the second for
+#: codes that were poor at the first; how many rows it starts at, at most, and the iterations of that fit
+_PRIOR_STARTS, _PRIOR_ROWS, _PRIOR_STEPS = (0.2, 0.5), 20_000, 20
 
 #: settings whose None says something: never stop early, never clip, validate about 20 times; None of others is left out
 _NONE_MEANS = ("patience", "clip_norm", "validate_every")
@@ -196,15 +196,23 @@ def _start_of_prior(
 ) -> dict[int, Callable[[], list[nn.Parameter]]]:
     """After how many steps a prior that awaits codes starts at them, and how; never where no KL would train it."""
     prior = module.prior
-    step = max(1, objective.settled_at, round(_PRIOR_STARTS * max_steps))
-    if not prior.awaits_codes or objective.kl_weight(objective.settled_at) == 0 or step >= max_steps:
+    if not prior.awaits_codes or objective.kl_weight(objective.settled_at) == 0:
         return {}
 
+    @torch.no_grad()
     def start() -> list[nn.Parameter]:
-        prior.start_rows(_codes(module, data, prepare, random_state), FitOptions(_PRIOR_STEPS, random_state))
-        return list(prior.parameters())
+        rows = _codes(module, data, prepare, random_state)
+        z = rows.draw(torch.Generator().manual_seed(random_state)).unflatten(-1, module.event_shape)
+        before = {name: value.clone() for name, value in prior.state_dict().items()}
+        score = prior.log_prob(z, rows.context).mean()
+        prior.start_rows(rows, FitOptions(_PRIOR_STEPS, random_state))
+        if prior.log_prob(z, rows.context).mean() > score:
+            return list(prior.parameters())
+        prior.load_state_dict(before)  # what training has found is better
+        return []
 
-    return {step: start}
+    steps = (max(1, objective.settled_at, round(share * max_steps)) for share in _PRIOR_STARTS)
+    return {step: start for step in steps if step < max_steps}
 
 
 @torch.no_grad()
