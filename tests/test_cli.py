@@ -185,6 +185,25 @@ def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest
     assert all(f">{name}</text>" in page for name in "acd")
     assert ">column 2</text>" not in page
 
+    def told_of(run: str) -> tuple[Any, ...]:
+        invoke("encode", run, "few.csv", "-o", "c.npy")
+        invoke("sample", run, "-n", 4, "-o", "s.npy")
+        scored = invoke("evaluate", run, "rows.csv", "--n-importance-samples", 10, "--json").stdout
+        return np.load("c.npy").tolist(), np.load("s.npy").tolist(), scored
+
+    now = told_of("table")
+    assert told_of("table/best") == now
+    best = latentfit.load("table/best")
+    np.testing.assert_allclose(best.sample(6)[:, 1], 7)
+    latentfit.save(best, "alone")  # away from the run's rows it takes what it is given
+    np.testing.assert_array_equal(told_of("alone")[0], now[0])
+    assert json.loads(told_of("alone")[2])["n_rows"] == 120
+    older = json.loads(Path("table/best/config.json").read_text(encoding="utf-8"))
+    del older["estimator"]  # as folders were before
+    Path("table/best/config.json").write_text(json.dumps(older), encoding="utf-8")
+    assert isinstance(latentfit.load("table/best"), latentfit.VAEModule)
+    assert told_of("table") == now
+
     images = rng.integers(0, 256, (120, 5, 4, 3), dtype=np.uint8)
     np.save("images.npy", images)
     told = invoke("compare", "images.npy", *options, "--likelihood", "bernoulli", "--out", "colours").stdout
@@ -196,6 +215,9 @@ def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest
     assert set(np.unique(drawn)) == {0.0, 255.0}
     facts = json.loads(invoke("evaluate", "colours", "s.npy", "--n-importance-samples", 10, "--json").stdout)
     assert facts["n_rows"] == 30
+    best = latentfit.load("colours/best")
+    assert best.reconstruct(images[:2]).shape == (2, 5, 4, 3)
+    assert set(np.unique(best.sample(5))) == {0.0, 255.0}
 
 
 def test_report_is_rebuilt_from_the_stored_numbers(place: Path, tmp_path: Path) -> None:

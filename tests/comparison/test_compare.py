@@ -3,16 +3,21 @@
 import dataclasses
 import json
 import shutil
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 
 import latentfit as lf
 from latentfit.comparison import Comparison
 from latentfit.comparison.found import Found
+from latentfit.comparison.jobs import load_data
 from latentfit.comparison.plan import Plan
-from latentfit.errors import InputError
+from latentfit.errors import InputError, ReliabilityWarning
+from latentfit.evaluation.codes import encode_rows
 from latentfit.report.outputs import save_best
 
 SMALL = {"methods": "standard,mixture", "n_seeds": 2, "max_steps": 60, "latent_dim": 2, "n_importance_samples": 40}
@@ -62,15 +67,77 @@ def test_the_folder_holds_what_was_promised(comparison, folder):
 
 
 @pytest.mark.parametrize("key", ["standard", "mixture", "mixture@standard", "realnvp@standard"])
-def test_a_recommended_model_loads_as_it_was_scored(comparison, folder, key):
+def test_a_recommended_model_loads_as_it_was_scored(comparison, table, folder, key):
     chosen = dataclasses.replace(comparison, recommendation=dataclasses.replace(comparison.recommendation, key=key))
     save_best(chosen, folder)
     plan = Plan.from_json(json.loads((folder / "plan.json").read_text())["plan"])
-    scored, loaded = Found(folder, plan).model(key), lf.load(folder / "best")
+    found, best = Found(folder, plan), lf.load(folder / "best")
+    scored, loaded = found.model(key), best.module_
     z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(loaded.prior.log_prob(z), scored.prior.log_prob(z))
     assert torch.equal(loaded.decode_mean(z), scored.decode_mean(z))
+    rows = found.rows["selection"]
+    # the proposal is another one, which changes the noise and not the number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReliabilityWarning)
+        values = best.score_samples(table[rows])
+    assert values.mean() == pytest.approx(found.log_px(key, "selection")[0].mean(), abs=0.1)
     save_best(comparison, folder)
+
+
+@pytest.fixture(scope="module")
+def bayesian(tmp_path_factory):
+    """Named columns of whole numbers under a density, one of them constant, and a row with uncertain weights."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.integers(0, 9, (120, 4)), columns=list("abcd")).assign(b=7)
+    options = {"methods": "standard,mc_dropout", "likelihood": "normal", "n_seeds": 1, "max_steps": 20}
+    out = tmp_path_factory.mktemp("bayesian") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentfit.methods.LADDER", ("learned_gaussian",))
+        result = lf.compare(frame, out=out, backend="serial", latent_dim=2, n_importance_samples=20, **options)
+    return frame, result, out
+
+
+@pytest.mark.filterwarnings("ignore::latentfit.errors.LatentfitWarning")  # twenty steps are no training
+@pytest.mark.parametrize("key", ["standard", "mc_dropout", "learned_gaussian@standard"])
+def test_a_recommended_model_speaks_the_users_units(bayesian, key):
+    frame, result, out = bayesian
+    save_best(dataclasses.replace(result, recommendation=dataclasses.replace(result.recommendation, key=key)), out)
+    best = result.best
+    assert isinstance(best, lf.VAE)
+    assert (best.module_.n_draws > 1) == (key == "mc_dropout")
+    units = load_data(str(out))[0].units
+    codes = encode_rows(best.module_, units.to_model(frame.to_numpy())).mean
+    np.testing.assert_array_equal(best.transform(frame), codes.numpy())
+    drawn = best.sample(50)
+    assert drawn.shape == (50, 4)
+    assert (drawn[:, 1] == 7).all()
+    assert (drawn == np.round(drawn)).all()
+    for means in (best.inverse_transform(best.transform(frame)), best.reconstruct(frame)):
+        assert means.shape == frame.shape
+        assert (means[:, 1] == 7).all()
+        assert np.abs(means[:, 0].mean() - frame["a"].mean()) < 2
+    assert list(best.feature_names_in_) == list("abcd")
+    assert np.isfinite(best.score_samples(frame[:10])).all()
+    again = lf.load(lf.save(best, out.parent / key))
+    np.testing.assert_array_equal(again.score_samples(frame[:10]), best.score_samples(frame[:10]))
+    refitted = clone(best).set_params(max_steps=2).fit(frame)
+    assert refitted.likelihood_["name"] == "normal"
+    assert type(refitted.module_) is type(best.module_)
+
+
+def test_a_conditional_model_stays_a_module(bayesian, monkeypatch):
+    _, result, out = bayesian
+    real = Found.model
+
+    def conditional(self, key, seed=0):
+        vae = real(self, key, seed)
+        vae.conditional = True
+        return vae
+
+    monkeypatch.setattr(Found, "model", conditional)
+    save_best(result, out)
+    assert isinstance(lf.load(out / "best"), lf.VAEModule)
 
 
 def test_the_diagnosis_says_every_part_once(comparison):

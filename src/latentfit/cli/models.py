@@ -168,7 +168,10 @@ def evaluate(
 
 
 def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:
-    """The model of a folder, and where it lies: the folder itself, or its best/."""
+    """The model of a folder, and where it lies: the folder itself, or its best/.
+
+    Of a comparison it is the module alone, for the comparison keeps its rows as that takes them.
+    """
     from latentfit.estimator import load
     from latentfit.training import Recipe
 
@@ -176,7 +179,11 @@ def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:
     if folder == run and (run / "plan.json").is_file():
         raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
     where = Recipe(device=device or "cpu").torch_device()
-    return load(folder, map_location=where), folder
+    model = load(folder, map_location=where)
+    # any other estimator in a run's folder brings units of its own, and may have been trained on other rows
+    if folder.name == "best" and hasattr(model, "module_") and _units(folder) is not None:
+        model = model.module_
+    return model, folder
 
 
 def comparison_rows(

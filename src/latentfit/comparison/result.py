@@ -222,8 +222,10 @@ class Comparison:
 
     @property
     def best(self) -> Any:
-        """The recommended model, loaded from the run's folder."""
-        return saving.load_component(self._folder() / "best")
+        """The recommended model, as `lf.load` gives it from the run's folder: a fitted `lf.VAE`."""
+        from latentfit import load
+
+        return load(self._folder() / "best")
 
     def report(self, path: str | Path, *, lang: str | None = None, title: str | None = None) -> Path:
         """Write the report, one offline HTML file, and `report.png` beside it; returns its path."""

@@ -21,6 +21,7 @@ from latentfit.errors import InputError, SavedFileError
 from latentfit.estimator.vae import VAE, plain
 from latentfit.evaluation.proposal import Proposal
 from latentfit.model import VAEModule
+from latentfit.model.stored import ESTIMATOR, estimator_entry
 
 
 def save(obj: VAE | nn.Module, directory: str | Path, *, overwrite: bool = False) -> Path:
@@ -53,7 +54,7 @@ def save(obj: VAE | nn.Module, directory: str | Path, *, overwrite: bool = False
     if isinstance(obj, VAE):
         check_is_fitted(obj, "module_")
         component = obj.module_
-        extra["estimator"] = _estimator_config(obj)
+        extra[ESTIMATOR] = _estimator_config(obj)
         facts |= {"seed": obj.seed_}
     if isinstance(component, VAEModule):
         likelihood = component.likelihood
@@ -81,7 +82,7 @@ def load(directory: str | Path, *, map_location: str | torch.device = "cpu", **e
         InputError: a module of your own is needed and not given.
     """
     component = saving.load_component(directory, map_location=map_location, **externals)
-    stored = saving.read_config(directory).get("estimator")
+    stored = saving.read_config(directory).get(ESTIMATOR)
     if stored is None:
         return component
     try:
@@ -97,19 +98,17 @@ def _estimator_config(vae: VAE) -> dict[str, Any]:
     params = {key: plain(value) for key, value in vae.get_params().items()}
     if not isinstance(vae.random_state, int | np.integer | None):
         params["random_state"] = vae.seed_
-    names = getattr(vae, "feature_names_in_", None)
-    return {
-        "params": params,
-        "units": vae._units.to_json(),
-        "likelihood": vae.likelihood_,
-        "notes": vae.notes_,
-        "n_features_in": vae.n_features_in_,
-        "feature_names_in": None if names is None else [str(name) for name in names],
-        "n_steps": vae.n_steps_,
-        "seed": vae.seed_,
-        "history": vae.history_,
-        "proposal": None if vae._proposal is None else _proposal_to_json(vae._proposal),
-    }
+    return estimator_entry(
+        params=params,
+        units=vae._units.to_json(),
+        likelihood=vae.likelihood_,
+        notes=vae.notes_,
+        feature_names=getattr(vae, "feature_names_in_", None),
+        n_steps=vae.n_steps_,
+        seed=vae.seed_,
+        history=vae.history_,
+        proposal=None if vae._proposal is None else _proposal_to_json(vae._proposal),
+    )
 
 
 def _estimator_from_json(stored: Mapping[str, Any], module: VAEModule) -> VAE:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from latentfit import saving
 from latentfit.comparison.found import Found
 from latentfit.comparison.plan import Plan
-from latentfit.comparison.result import Comparison
+from latentfit.comparison.result import Comparison, Row
+from latentfit.model.stored import ESTIMATOR, estimator_entry
 from latentfit.report.card import card
 from latentfit.report.html import report_png, write
 
@@ -16,7 +18,7 @@ def finish(comparison: Comparison, folder: str | Path, lang: str | None = None) 
     """Write `leaderboard.csv`, `best/`, `report.html` and `report.png` into a run's folder.
 
     `best/` is the recommended row's model of the first seed; for a post hoc row the N(0, I) model with the
-    fitted prior in place.
+    fitted prior in place. `lf.load` gives it as a fitted `lf.VAE`, in the units of the user's rows.
 
     Raises:
         SavedFileError: a job's model is damaged, or the folder cannot be written.
@@ -38,9 +40,11 @@ def write_report(comparison: Comparison, folder: str | Path, lang: str, title: s
 
 def save_best(comparison: Comparison, folder: Path) -> None:
     """Save the recommended model as `best/`, with a card that says where it comes from."""
-    plan = Plan.from_json(saving.read_json(folder / "plan.json")["plan"])
+    held = saving.read_json(folder / "plan.json")
+    plan = Plan.from_json(held["plan"])
     row, setting = comparison.recommended, comparison.setting
-    vae = Found(folder, plan).model(row.key)
+    found = Found(folder, plan)
+    vae = found.model(row.key)
     facts = {
         "kind": "vae",
         "path": (folder / "best").as_posix(),
@@ -60,5 +64,36 @@ def save_best(comparison: Comparison, folder: Path) -> None:
         "n_parameters": row.n_parameters,
     }
     text = card({"family": vae.family, **vae.config(), "name": f"{row.method}, {row.fitted}"}, facts)
-    extra = {"method": row.method, "fitted": row.fitted}
+    extra: dict[str, Any] = {"method": row.method, "fitted": row.fitted}
+    if not vae.conditional:  # an estimator takes bare rows, without a context
+        extra[ESTIMATOR] = _estimator_entry(found, row, held["asked"]["likelihood"])
     saving.save_component(vae, folder / "best", overwrite=True, card=text, extra=extra)
+
+
+def _estimator_entry(found: Found, row: Row, likelihood: str | dict[str, Any] | None) -> dict[str, Any]:
+    """What `lf.VAE` is beside its module, of a row's first seed; `likelihood` as it was asked for."""
+    settings, data = found.plan.settings, found.data
+    # under a prior fitted post hoc lies the N(0, I) model, and fitting the estimator again trains that
+    trained = row.method if row.fitted == "jointly" else "standard"
+    facts, seed = found.facts[trained][0], settings["random_state"] + found.jobs[trained][0].seed
+    model, recipe = settings["model"], settings["recipe"]
+    return estimator_entry(
+        params={
+            "latent_dim": model["latent_dim"],
+            "method": trained,
+            "likelihood": data.likelihood["name"] if likelihood is None else likelihood,
+            "network": model["network"],
+            "network_args": model["network_args"] or None,
+            **{key: recipe[key] for key in ("max_steps", "batch_size", "learning_rate", "device", "precision")},
+            "n_importance_samples": settings["n_importance_samples"],
+            "random_state": seed,
+        },
+        units=data.units.to_json(),
+        likelihood=data.likelihood,
+        notes=data.notes,
+        feature_names=data.units.columns,
+        n_steps=facts["steps"],
+        seed=seed,
+        history=facts["history"],
+        proposal=None,  # the jobs keep none, and each scored row refines the encoder's
+    )
