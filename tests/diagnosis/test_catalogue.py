@@ -50,6 +50,7 @@ FINDINGS = [
     verdicts.decoder_finding("normal", (0.11, 0.11), None, 154.2),
     verdicts.decoder_finding("normal", (0.11, 0.11), None, 2.1),
     verdicts.decoder_finding("normal", (0.11, 0.11), None, 1.0),
+    verdicts.decoder_finding("bernoulli", None, None, 1.0, explained=Estimate.from_error(-2.35, 0.01), kl=5.92),
     verdicts.collapse_finding(61, 128),
     verdicts.collapse_finding(10.7, 16),
     *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096) for gap in (0.5, 1.5, 3.0)],
@@ -232,3 +233,20 @@ def test_a_training_of_ours_is_judged_by_its_own_curve(lang):
     assert "2 nat" in finding_sentence(rising, lang)
     assert "200" in finding_sentence(rising, lang)
     assert "1,000" in finding_sentence(verdicts.training_finding(1.0, None, None, steps=1_000), lang)
+
+
+@pytest.mark.parametrize(
+    ("explained", "kl", "blamed"),
+    [
+        (Estimate.from_error(-2.0, 0.1), 5.0, True),
+        (Estimate.from_error(-0.001, 0.002), 5.0, True),  # the decoder ignores codes that carry something
+        (Estimate.from_error(-0.001, 0.002), 0.05, False),  # collapsed: the mean row is right
+        (Estimate.from_error(0.004, 0.001), 5.0, False),  # little, but something
+        (Estimate.from_error(-0.5, 1.0), 5.0, False),  # heavy tails: a few rows decide
+        (None, 5.0, False),  # no unit is active
+    ],
+)
+def test_a_decoder_is_blamed_for_explaining_nothing_only_where_codes_carry_something(explained, kl, blamed):
+    found = verdicts.decoder_finding("bernoulli", None, None, 1.0, explained=explained, kl=kl)
+    assert (found.status == "fix") == blamed
+    assert (found.parameters.get("variant") == "nothing") == blamed

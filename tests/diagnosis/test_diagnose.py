@@ -97,6 +97,44 @@ def test_a_wrong_sigma_is_named_first_and_its_cost_is_the_closed_form():
     assert dx.budget.largest == "decoder"
 
 
+@pytest.mark.parametrize("output", ["logits", "probs"])
+def test_a_sigmoid_read_twice_is_named_first_and_read_once_is_not(output):
+    truth = LinearGaussian(40, 2, noise=1.0, random_state=0)
+    x, x_test = ((truth.sample(n, random_state=n)[0] > 0).float() for n in (800, 400))
+    with isolated_rng(0):
+        vae = lf.VAEModule(nn.Linear(40, 4), nn.Linear(2, 40), latent_dim=2, likelihood="bernoulli")
+    lf.fit(vae, x, max_steps=500, learning_rate=1e-2)
+    foreign = Foreign()
+    foreign.inner = vae
+    foreign.decode = lambda z: vae.decoder(z).sigmoid()
+    adapted = lf.adapt(foreign, example=x, likelihood="bernoulli", output=output)
+    dx = lf.diagnose(adapted, x_test, X_train=x, **QUICK)
+    decoder = dx.findings[1]
+    if output == "probs":
+        assert decoder.status == "ok"
+        assert decoder.parameters["explained"].interval[0] > 0.2
+    else:
+        assert dx.first is decoder
+        assert decoder.parameters["share"] <= 0 < dx.kl.interval[0]
+
+
+@pytest.mark.parametrize(("carried", "blamed"), [(0.15, False), (1.5, True)])
+def test_a_decoder_that_ignores_its_codes_is_at_fault_only_where_they_carry_something(carried, blamed):
+    x = rows(800, 2)
+    encoder, decoder = nn.Linear(8, 4), nn.Linear(2, 8)
+    with torch.no_grad():
+        for part in (encoder, decoder):
+            part.weight.zero_()
+            part.bias.zero_()
+        encoder.weight[0, 0] = carried / x[:, 0].std()  # the posterior's standard deviations are 1
+        decoder.bias.copy_(x.mean(0))
+    vae = sound().with_parts(encoder=encoder, decoder=decoder, likelihood=Normal(scale=float(x.std(0).mean())))
+    dx = lf.diagnose(vae, rows(600, 1), X_train=x, **QUICK)
+    assert int(dx.active_units) == 1
+    assert (dx.findings[1].parameters.get("variant") == "nothing") == blamed
+    assert (dx.first is dx.findings[1]) == blamed
+
+
 def displaced():
     """The sound model under N(2, I)."""
     vae, prior = sound(), LearnedGaussianPrior(2)

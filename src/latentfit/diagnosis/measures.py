@@ -21,6 +21,7 @@ from latentfit.evaluation.gap import prior_gap_per_row
 from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.evaluation.ladder import RUNGS, Ladder, Progress
 from latentfit.evaluation.proposal import Proposal, fit_proposal
+from latentfit.evaluation.round_trip import explained_variance
 from latentfit.evaluation.samples import FunctionalHole, functional_hole
 from latentfit.evaluation.terms import ELBOTerms, elbo_terms
 from latentfit.model import RANKABLE, Prior, VAEModule
@@ -76,6 +77,13 @@ class Measures:
         # an encoder that is off leaves residuals that are not sigma's: those of the true posterior are asked
         proposal = self.proposal(self.vae) if self.vae.prior.density in RANKABLE else None
         return decoder_calibration(self.vae, rows, test, groups=groups, proposal=proposal, random_state=self.seed)
+
+    def explained(self) -> Estimate:
+        """What of the variance comes back, of training or test rows, the more of both: overfitting is no misreading."""
+        material = self.material
+        test = explained_variance(self.vae, material.test, groups=material.groups, random_state=self.seed)
+        train = explained_variance(self.vae, some(material.train, PROPOSAL_ROWS, self.seed), random_state=self.seed)
+        return max(test, train, key=float)
 
     def beta(self, calibration: Calibration | None) -> tuple[float | None, str]:
         loss = self.material.subject.loss

@@ -166,7 +166,9 @@ class _Found:
         unfinished = training.grave and "kl_weight" in training.parameters
         gain = None if self.calibration is None else self.calibration.gain
         beta = None if unfinished else self.beta
-        return [decoder_finding(likelihood_name(self.measures.vae), self.sigma, gain, beta)]
+        explained = self.measures.explained() if int(self.units) else None
+        name = likelihood_name(self.measures.vae)
+        return [decoder_finding(name, self.sigma, gain, beta, explained=explained, kl=self.kl.value)]
 
     def _log_px(self) -> None:
         measures, vae = self.measures, self.measures.vae

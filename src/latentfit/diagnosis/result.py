@@ -107,8 +107,12 @@ class Diagnosis:
 
     @property
     def first(self) -> Finding | None:
-        """What to mend first: an unfinished training, else the grave finding with the largest expected gain."""
+        """What to mend first: a decoder that gives nothing back, since no other number means anything then; an
+        unfinished training; else the grave finding with the largest expected gain."""
         grave = [finding for finding in self.findings if finding.grave]
+        nothing = [finding for finding in grave if finding.parameters.get("variant") == "nothing"]
+        if nothing:
+            return nothing[0]
         if not grave or grave[0].code.startswith("LF-TRAIN"):
             return grave[0] if grave else None
         return max(grave, key=lambda finding: -1.0 if finding.gain is None else finding.gain.value)

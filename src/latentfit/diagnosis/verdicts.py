@@ -13,6 +13,10 @@ from latentfit.evaluation.ladder import WORTHWHILE
 #: an effective beta within these is calibrated enough; beyond 3 the decoder comes first, whatever the prior
 CALIBRATED_BETA = (1 / 1.5, 1.5)
 GRAVE_BETA = 3.0
+#: a decoder is to be blamed for explaining nothing where the codes carry more than this many nats, and is cleared where
+#: it may explain more than this share of the variance: a collapsed posterior decodes to the mean row, and may
+CARRIED = 0.1
+EXPLAINED = 0.01
 #: shares of draws from the prior in holes: 1 % where prior and codes agree
 MANY_HOLES = 0.05
 
@@ -50,19 +54,32 @@ def training_finding(
 
 
 def decoder_finding(
-    likelihood: str, sigma: tuple[float, float] | None, gain: Estimate | None, beta: float | None
+    likelihood: str,
+    sigma: tuple[float, float] | None,
+    gain: Estimate | None,
+    beta: float | None,
+    *,
+    explained: Estimate | None = None,
+    kl: float = 0.0,
 ) -> Finding:
-    """Whether sigma is the residuals' own.
+    """Whether it gives the data back at all, and whether sigma is the residuals' own.
 
     Args:
         likelihood: its name.
         sigma: (used, optimal); None where there is no sigma.
         gain: nats per row won by the optimal one.
         beta: the effective KL weight at the optimal sigma, where the loss is known.
+        explained: share of the variance that decoding the codes' means explains; None: no unit is active.
+        kl: of the codes, nats per row.
     """
     facts: dict[str, Any] = {"likelihood": likelihood}
+    if explained is not None:
+        facts |= {"explained": explained, "kl": kl}
     if sigma is not None:
         facts |= {"used": sigma[0], "optimal": sigma[1]}
+    if explained is not None and kl > CARRIED and explained.value <= 0 and explained.interval[1] <= EXPLAINED:
+        share = round(explained.value, 2) + 0.0  # + 0.0: never "-0 %"
+        return Finding("LF-DECODER-01", "fix", {**facts, "share": share, "variant": "nothing"})
     if gain is not None and gain.interval[0] > 0 and gain.value > WORTHWHILE:
         status: Status = "fix" if gain.value > 10 else "improve"
         return Finding("LF-DECODER-01", status, {**facts, "gain": gain, "variant": "sigma"}, gain)

@@ -25,6 +25,7 @@ class Bernoulli(Likelihood):
     """
 
     base_measure = "mass"
+    reads_logits = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class Binomial(Likelihood):
     """
 
     base_measure = "mass"
+    reads_logits = True
 
     def __init__(self, n: int) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     base_measure = "density"
+    reads_logits = True
 
     def __init__(self) -> None:
         super().__init__()

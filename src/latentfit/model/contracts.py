@@ -259,6 +259,8 @@ class Likelihood(Component, nn.Module, ABC):
 
     #: numbers the decoder gives for each entry of x
     n_parameters: int = 1
+    #: whether they are logits of probabilities, which a decoder must not squash
+    reads_logits: bool = False
     #: counting measure, or Lebesgue measure dx in the units of the x that `log_prob` receives
     base_measure: BaseMeasure
 

@@ -17,6 +17,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import Likelihood
 from latentfit.model.objective import ELBO
 from latentfit.model.rows import CodeRows, FitOptions
+from latentfit.model.trial import try_out
 from latentfit.model.vae import VAEModule
 from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise, short_record
 
@@ -79,7 +80,11 @@ def fit(
         of it, `module.trained`, which is saved with it and which `diagnose` reads.
 
     Raises:
-        InputError: data that the likelihood cannot score, a warm-up longer than the run.
+        InputError: data that the likelihood cannot score, an encoder or decoder of another width, a warm-up longer than
+            the run.
+
+    Warns:
+        ReliabilityWarning: a decoder that ends in a sigmoid under a likelihood that reads logits.
     """
     objective = objective or ELBO()
     recipe = _recipe(recipe, settings)
@@ -102,6 +107,7 @@ def fit(
     if prepare is None:
         module.likelihood.check(_scored(module, data))
         module.likelihood.check(_scored(module, held_out))
+    try_out(module, data, prepare, random_state)
     module.prior.bind(module, data)
     with isolated_rng(random_state):  # a critic's first weights
         objective.bind(module, len(data))

@@ -106,7 +106,7 @@ class VAEModule(Component, nn.Module):
         if features.shape != (len(batch), self.posterior.n_parameters):
             raise InputError(
                 f"The encoder returned {tuple(features.shape)}; the {self.posterior.name or 'given'} posterior over "
-                f"{tuple(self.event_shape)} needs ({len(batch)}, {self.posterior.n_parameters})."
+                f"{tuple(self.event_shape)} needs ({len(batch)}, {self.posterior.n_parameters}): change its last layer."
             )
         return self.posterior(features, batch)
 
@@ -127,10 +127,26 @@ class VAEModule(Component, nn.Module):
         """log p(x given z) in the units of x: z (S, N, *event_shape) -> (S, N)."""
         batch = Batch.of(batch)
         params = self.decode(z, batch.context)
-        log_p = self.likelihood.log_prob(
-            self._model_units(batch), params, context=batch.context, mask=batch.mask
-        )  # (S, N)
+        x = self._model_units(batch)
+        self.check_parameters(x, params)
+        log_p = self.likelihood.log_prob(x, params, context=batch.context, mask=batch.mask)  # (S, N)
         return log_p if self.preprocess is None else log_p + self.preprocess.log_det(batch.x, batch.mask)
+
+    def check_parameters(self, x: Tensor, params: Tensor) -> None:
+        """Refuse decoded parameters (..., N, *data_shape[, P]) that are not those of rows x (N, *data_shape).
+
+        Raises:
+            InputError: with both shapes; broadcasting would score a decoder of width 1 against every column.
+        """
+        p = self.likelihood.n_parameters
+        needed = (*x.shape, p) if p > 1 else tuple(x.shape)
+        got = tuple(params.shape[max(0, params.dim() - len(needed)) :])
+        if got != needed:
+            name = self.likelihood.name or type(self.likelihood).__name__
+            raise InputError(
+                f"The decoder returned {got} for rows of {tuple(x.shape)}; likelihood {name!r} needs {needed}: change "
+                "the decoder's last layer, or reshape its output."
+            )
 
     def reconstruct(self, batch: Batch | Tensor) -> Tensor:
         """E[x given z] at the posterior's mean: (N, *data_shape), in the units of x."""
