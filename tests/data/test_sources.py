@@ -404,6 +404,10 @@ BAD = {
         lambda d: write(d / "a.csv", "a,b\n1,2\n1,\n3,4\n"),
         r"column 'b' has 1 of its 3 values missing, first in row 1 \(from 0\)",
     ),
+    "several columns": (
+        lambda d: write(d / "a.csv", "who,a,smoker,bmi\nx,1,no,2\ny,1,yes,\n"),
+        "column 'who' is not numeric .*Text or missing values too: smoker, bmi",
+    ),
     "a slip among numbers": (
         lambda d: write(d / "a.csv", "a,b\n1,2\n1,oops\n3,4\n"),
         r"column 'b' has 'oops' in row 1 \(from 0\), which is no number, and 1 such of 3 in all",

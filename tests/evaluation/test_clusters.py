@@ -33,6 +33,7 @@ def test_groups_far_apart_are_found_the_largest_first(groups, name, arguments):
     torch.testing.assert_close(found.means[:3], CENTRES[[1, 2, 0]], atol=0.15, rtol=0)
     assert found.n_clusters == 3
     assert found.agreement(label) == pytest.approx(1, abs=1e-6)
+    assert repr(found).startswith("Clusters(3 of at least 1 % of 600 rows: 50%, 33%, 17%")
     assert found.certainty.mean() > 0.99
 
 

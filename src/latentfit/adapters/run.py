@@ -245,7 +245,7 @@ def _loss(name: str, kl_weight: float | None, reconstruction: str | None) -> Los
 def _rescaling(decoded: tuple[float, float], data: tuple[float, float]) -> str:
     """What brings data to the scale of the decoder, where both have a well-known one; else nothing."""
     signed, unit = -1 <= decoded[0] < 0 and decoded[1] <= 1, decoded[0] >= 0 and decoded[1] <= 1
-    if data[0] >= 0 and 2 < data[1] <= 255 and (signed or unit):
+    if data[0] >= 0 and 200 < data[1] <= 255 and (signed or unit):  # below that 255 is a guess
         return ", e.g. x / 127.5 - 1" if signed else ", e.g. x / 255"
     if signed and data[0] >= 0 and data[1] <= 1:
         return ", e.g. 2 * x - 1"

@@ -162,16 +162,21 @@ def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str 
     frame = frame.drop(columns=list(taken))
     if len(frame) == 0 or frame.shape[1] == 0:
         raise InputError(f"{path} has {len(frame)} rows and {frame.shape[1]} columns of data; expected numbers.")
+    wrong = {}
     for position, name in enumerate(frame.columns):
         column = frame.iloc[:, position]
         if not (is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype)):
-            raise InputError(f"{path}: column {name!r} {_not_numbers(column, str(name))}")
-        if column.isna().any():
+            wrong[name] = _not_numbers(column, str(name))
+        elif column.isna().any():
             row = int(column.isna().to_numpy().argmax())
-            raise InputError(
-                f"{path}: column {name!r} has {int(column.isna().sum()):,} of its {len(column):,} values missing, "
-                f"first in row {row} (from 0). Fill or drop them; in Python, Batch(x, mask=observed) marks them."
+            wrong[name] = (
+                f"has {int(column.isna().sum()):,} of its {len(column):,} values missing, first in row {row} (from 0). "
+                "Fill or drop them; in Python, Batch(x, mask=observed) marks them."
             )
+    if wrong:
+        first, *others = wrong
+        too = f" Text or missing values too: {_listed(others)}." if others else ""
+        raise InputError(f"{path}: column {first!r} {wrong[first]}{too}")
     x = frame.to_numpy()
     if x.dtype.kind == "O":  # pandas' own nullable types
         x = frame.to_numpy(dtype=np.float64)

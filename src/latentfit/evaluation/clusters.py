@@ -49,6 +49,10 @@ class Clusters:
         """Components with at least 1 % of the rows."""
         return int((self.shares >= LEAST_SHARE).sum())
 
+    def __repr__(self) -> str:
+        largest = ", ".join(f"{share:.0%}" for share in self.shares[:6]) + ", .." * (len(self.shares) > 6)
+        return f"Clusters({self.n_clusters} of at least 1 % of {len(self.members):,} rows: {largest})"
+
     @property
     def effective(self) -> float:
         """exp(entropy of the shares): as many components of equal size."""

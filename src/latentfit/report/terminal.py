@@ -177,7 +177,9 @@ class Terminal:
         self.write("")
         folder = self.folder.as_posix()
         self._labelled("report", [f"{folder}/report.html"])
-        self._labelled("model", [f"{folder}/best/"])
+        held = comparison.recommended
+        fitted = self._say(f"word.{held.fitted}")
+        self._labelled("model", [f"{folder}/best/ ({held.method}, {fitted})"])
         self._labelled("python", [self._say("terminal.python", path=f"{folder}/best")])
         self._labelled("next", [self._say(self._next, folder=folder)])
 
