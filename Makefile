@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install  ## compare the methods on scikit-learn's digits; about 3 minutes; runs/demo/report.html
+demo: install  ## compare the methods on scikit-learn's digits; 1 to 3 minutes; runs/demo/report.html
 	$(BIN)/latentfit compare digits --out runs/demo
 
 test: lint types doctest  ## lint, types, doctests and the fast tests

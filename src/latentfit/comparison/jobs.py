@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latentfit import methods, saving
-from latentfit.comparison.plan import MAX_PROPOSAL, Job, build_vae, job_folder
+from latentfit.comparison.plan import MAX_PROPOSAL, Job, build_vae, job_folder, one_thread
 from latentfit.data.prepared import PreparedData
 from latentfit.data.units import Units
 from latentfit.errors import TrainingError
@@ -120,15 +120,11 @@ def run_job(run_dir: str, job: Job) -> dict[str, Any]:
     done = read_result(folder)
     if done is not None:
         return done
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         folder.mkdir(parents=True, exist_ok=True)
         saving.write_atomic(folder / "job.json", json.dumps(asdict(job), indent=1))
         result = _train(run_dir, job, folder) if job.kind == "joint" else _ladder(run_dir, job, folder)
         saving.write_atomic(folder / "result.json", json.dumps(result, indent=1))
-    finally:
-        torch.set_num_threads(threads)
     return result
 
 
