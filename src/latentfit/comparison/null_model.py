@@ -23,6 +23,8 @@ from latentfit.training import SETTLED, late_slope
 
 #: rows on which the density that judges holes is fitted
 MAX_JUDGE = 5_000
+#: the rung that judges holes
+JUDGE = "mixture@standard"
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,16 @@ def certificate(found: Found, groups: np.ndarray | None = None) -> Estimate:
 def holes_of(found: Found, key: str, recommended: str | None = None) -> Holes:
     """Holes of a row's prior, first seed, judged by a density that is not the recommended prior's own.
 
-    On the N(0, I) model's codes, before and after, the judge is the best rung that is not recommended; a jointly
-    trained model has codes of its own, and a mixture is fitted to them.
+    On the N(0, I) model's codes, before and after, the judge is the mixture, whatever else wins, so that the share told
+    before the ranking is the page's; where the mixture is recommended, it is the best other rung. A jointly trained
+    model has codes of its own, and a mixture is fitted to them.
     """
     vae = found.model(key, 0)
     codes = found.codes(vae, "selection")
     if key == "standard" or key.endswith("@standard"):
         others = [rung for rung in found.rungs if rung not in (key, recommended)]
-        judge = found.model(max(others, key=lambda rung: found.mean(rung, "prior_gap")), 0).prior
+        best = max(others, key=lambda rung: found.mean(rung, "prior_gap"))
+        judge = found.model(JUDGE if JUDGE in others else best, 0).prior
     else:
         judge = _judge(found, vae)
     return prior_holes(judge, vae.prior, codes, random_state=found.seed)
