@@ -12,8 +12,8 @@ from latentfit import saving
 
 START, END = "<!-- tables: python benchmarks/flow_prior_or_posterior.py --phase collect -->", "<!-- /tables -->"
 
-#: steps below which nothing is concluded
-ENOUGH_STEPS = 5_000
+#: rows of a step, and passes over the data below which nothing is concluded
+BATCH, ENOUGH_PASSES = 200, 40
 TOO_SHORT = " Far too short a run to conclude anything from: it shows that the script runs, and what it reports."
 
 Facts = Mapping[str, Any]
@@ -54,7 +54,8 @@ def table(runs: Facts, rows: int, steps: int, words: Mapping[str, str]) -> str:
     any_run = next(iter(next(iter(found.values())).values()))
     lines = [
         f"**{rows:,} training images, {steps:,} steps**; {any_run['n_test']:,} test images, {any_run['k']:,} "
-        f"importance samples; trained on: {any_run['trained']}." + (TOO_SHORT if steps < ENOUGH_STEPS else ""),
+        f"importance samples; trained on: {any_run['trained']}."
+        + (TOO_SHORT if steps * BATCH < ENOUGH_PASSES * rows else ""),
         "",
         "| | seeds | -log p(x) | won over N(0, I) | -ELBO | inference gap | active units | best step |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
