@@ -133,9 +133,8 @@ def _rows_of(
 
 def _check_support(model: VAEModule, batch: Batch, what: str) -> None:
     """Refuse rows the likelihood cannot score, which would give numbers all the same."""
-    x = batch.x.to(model.device)
     try:
-        model.likelihood.check(x if model.preprocess is None else model.preprocess(x))
+        model.check_rows(batch.x)
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
 

@@ -15,6 +15,7 @@ from latentfit.data.rows import Rows
 from latentfit.errors import CapabilityError, InputError
 from latentfit.model.uncertain import Loss, UncertainNetwork
 from latentfit.training import Recipe, isolated_rng
+from latentfit.training.modes import in_eval
 
 Covariance = Literal["full", "kron", "diagonal"]
 #: numbers of a full covariance at most, 400 MB
@@ -107,23 +108,17 @@ class Laplace(UncertainNetwork):
         products = torch.zeros((n_out if self.covariance == "full" else 1, n_in, n_in), dtype=dtype, device=device)
         squares = torch.zeros((n_out, n_in), dtype=dtype, device=device)
         curvature = torch.zeros(n_out, dtype=dtype, device=device)
-        modes = {m: m.training for m in model.modules()}
-        model.eval()
-        try:
-            with isolated_rng(random_state, device):
-                for part in torch.arange(len(rows)).split(min(256, recipe.batch_size)):
-                    inputs, curved = self._curvature(model, rows.batch(part).to(device))
-                    phi, hessian = inputs.to(dtype), curved.to(dtype)
-                    curvature += hessian.sum(0)
-                    if self.covariance == "diagonal":
-                        squares += hessian.T @ phi.square()
-                        continue
-                    outer = (phi[:, :, None] * phi[:, None, :]).flatten(1)  # (n, H H)
-                    weights = hessian.T if self.covariance == "full" else phi.new_ones(1, len(phi))
-                    products += (weights @ outer).view_as(products)
-        finally:
-            for m, mode in modes.items():
-                m.training = mode
+        with in_eval(model), isolated_rng(random_state, device):
+            for part in torch.arange(len(rows)).split(min(256, recipe.batch_size)):
+                inputs, curved = self._curvature(model, rows.batch(part).to(device))
+                phi, hessian = inputs.to(dtype), curved.to(dtype)
+                curvature += hessian.sum(0)
+                if self.covariance == "diagonal":
+                    squares += hessian.T @ phi.square()
+                    continue
+                outer = (phi[:, :, None] * phi[:, None, :]).flatten(1)  # (n, H H)
+                weights = hessian.T if self.covariance == "full" else phi.new_ones(1, len(phi))
+                products += (weights @ outer).view_as(products)
         scale = self.prior_scale or float(layer.weight.detach().square().mean().sqrt()) or 1.0
         precision = scale**-2
         self.precision.fill_(precision)

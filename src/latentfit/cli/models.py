@@ -222,7 +222,7 @@ def comparison_rows(
         return model, prepared.scoring_batch(chosen), train, True
     _check_rows(units, source)
     scored = units.to_model(x)
-    model.likelihood.check(scored if model.preprocess is None else model.preprocess(scored))
+    model.check_rows(scored)
     return model, Batch(scored), train, False
 
 

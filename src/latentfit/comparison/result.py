@@ -13,7 +13,7 @@ import torch
 
 from latentfit import saving
 from latentfit.diagnosis.findings import Finding
-from latentfit.diagnosis.sections import Sections
+from latentfit.diagnosis.sections import Sections, empty
 from latentfit.evaluation.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ class Pictures(Sections):
     map_labels: np.ndarray
     map_images: np.ndarray
     map_axes: tuple[str, str] = ("", "")
-    hole_codes: np.ndarray = field(default_factory=lambda: np.empty(0))
-    hole_null: np.ndarray = field(default_factory=lambda: np.empty(0))
-    hole_best: np.ndarray = field(default_factory=lambda: np.empty(0))
+    hole_codes: np.ndarray = field(default_factory=empty)
+    hole_null: np.ndarray = field(default_factory=empty)
+    hole_best: np.ndarray = field(default_factory=empty)
 
 
 @dataclass(frozen=True)

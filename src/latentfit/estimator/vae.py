@@ -160,7 +160,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 preprocess=data.preprocess,
                 encoder_input=data.encoder_input,
             )
-        _check(module, data.x)
+        module.check_rows(data.x)
         with show_progress() if self.verbose else nullcontext() as progress:
             result = fit(
                 module,
@@ -298,7 +298,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _rows(self, X: Any) -> Tensor:
         """Rows as the module scores them: (n, *model_shape)."""
         x = self._units.to_model(self._intake(X, reset=False))
-        _check(self.module_, x)
+        self.module_.check_rows(x)
         return x
 
     def _intake(self, X: Any, *, reset: bool) -> np.ndarray:
@@ -331,12 +331,6 @@ def _fitted_proposal(module: VAEModule, rows: Tensor, max_steps: int, seed: int)
     if len(rows) < FEWEST_PROPOSAL_ROWS:
         return encoder_proposal(module)
     return fit_proposal(module, rows, max_steps=max_steps, random_state=seed)
-
-
-def _check(module: VAEModule, x: Tensor) -> None:
-    """Refuse rows the likelihood cannot score."""
-    x = x.to(module.device)
-    module.likelihood.check(x if module.preprocess is None else module.preprocess(x))
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

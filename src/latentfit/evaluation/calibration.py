@@ -156,7 +156,7 @@ def _mean_square(
         share = observed.double()
         if part.weight is not None:
             share = share * part.weight.double().view(-1, *[1] * (mean.dim() - 2))
-        residual = torch.where(observed, _model_units(vae, part) - mean, 0.0).double()
+        residual = torch.where(observed, vae.model_units(part.x) - mean, 0.0).double()
         over = tuple(range(mean.dim() - 1)) if by_column else tuple(range(mean.dim()))
         total = total + to_numpy((share * residual.square()).sum(over))
         count = count + to_numpy(share.sum(over))
@@ -171,7 +171,7 @@ def _gain_per_row(
     batch = evaluation_rows(X, vae, "X_test")
     parts = []
     for part, params in _decoded(vae, batch, proposal, n_draws, random_state):
-        x = _model_units(vae, part)
+        x = vae.model_units(part.x)
         after, before = (
             likelihood.log_prob(x, params, context=part.context, mask=part.mask).double()
             for likelihood in (calibrated, vae.likelihood)
@@ -196,7 +196,3 @@ def _decoded(
                 z = proposal.frame(codes).place(u.to(codes.mean)).transpose(0, 1)  # (S, B, D)
                 z = z.reshape(n_draws, len(part), *vae.event_shape)
             yield part, vae.decode(z, part.context)
-
-
-def _model_units(vae: VAEModule, part: Batch) -> Tensor:
-    return part.x if vae.preprocess is None else vae.preprocess(part.x)

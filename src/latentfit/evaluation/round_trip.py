@@ -57,6 +57,6 @@ def explained_variance(vae: VAEModule, X: Any, *, groups: ArrayLike | None = Non
 
 def _observed(vae: VAEModule, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows in the model's units, unobserved entries 0, and which are observed: float64, (B, *data_shape) each."""
-    x = (part.x if vae.preprocess is None else vae.preprocess(part.x)).double()
+    x = vae.model_units(part.x).double()
     seen = torch.ones_like(x, dtype=torch.bool) if part.mask is None else part.mask
     return torch.where(seen, x, 0.0), seen.double()

@@ -20,6 +20,7 @@ from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.model.trial import try_out
 from latentfit.model.vae import VAEModule
 from latentfit.training import Recipe, TrainingResult, isolated_rng, minimise, short_record
+from latentfit.training.modes import in_eval
 
 #: rows on which a scale that follows the residuals is frozen, and the validation's rows at once
 _ROWS = 5_000
@@ -105,8 +106,8 @@ def fit(
         )
     recipe = dataclasses.replace(recipe, min_steps=max(recipe.min_steps, settled_at))
     if prepare is None:
-        module.likelihood.check(_scored(module, data))
-        module.likelihood.check(_scored(module, held_out))
+        module.check_rows(data.x)
+        module.check_rows(held_out.x)
     try_out(module, data, prepare, random_state)
     module.prior.bind(module, data)
     with isolated_rng(random_state):  # a critic's first weights
@@ -188,10 +189,6 @@ def _rows(X: Any, X_validation: Any, fraction: float, random_state: int) -> tupl
     return data[order[n_held_out:]], data[order[:n_held_out]]
 
 
-def _scored(module: VAEModule, data: Batch) -> torch.Tensor:
-    return data.x if module.preprocess is None else module.preprocess(data.x.to(module.device))
-
-
 def _start_of_prior(
     module: VAEModule,
     objective: ELBO,
@@ -226,13 +223,10 @@ def _codes(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | N
     """q(z given x) of at most `_PRIOR_ROWS` training rows by its moments, encoded in eval mode."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(random_state))[:_PRIOR_ROWS]
     moments = []
-    training = module.training
-    module.eval()
-    with isolated_rng(random_state, module.device):
+    with in_eval(module), isolated_rng(random_state, module.device):
         for rows in order.split(_ROWS):
             part = data[rows.to(data.x.device)].to(module.device)
             moments.append(module.encode(part if prepare is None else prepare(part)).moments())
-    module.train(training)
     mean, variance = (torch.cat(parts).flatten(1) for parts in zip(*moments, strict=True))
     context = None if data.context is None else data.context[order.to(data.x.device)].to(mean)
     return CodeRows(mean, variance.sqrt(), context)
@@ -245,11 +239,8 @@ def _freeze_scale(module: VAEModule, data: Batch, prepare: Callable[[Batch], Bat
         return
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:_ROWS]
     part = data[rows].to(module.device)
-    training = module.training
-    module.eval()
-    with isolated_rng(0, module.device):
+    with in_eval(module), isolated_rng(0, module.device):
         part = part if prepare is None else prepare(part)
         # the residuals at draws of z, as the ELBO sees them: at the posterior's mean they would be too small
         z, _ = module.encode(part).rsample_with_log_prob(1)
-        module.likelihood.freeze_scale(_scored(module, part), module.decode(z[0], part.context))
-    module.train(training)
+        module.likelihood.freeze_scale(module.model_units(part.x), module.decode(z[0], part.context))

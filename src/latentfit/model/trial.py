@@ -12,6 +12,7 @@ from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
 from latentfit.model.vae import VAEModule
 from latentfit.training import isolated_rng
+from latentfit.training.modes import in_eval
 
 T = TypeVar("T")
 
@@ -30,23 +31,17 @@ def try_out(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | 
     Warns:
         ReliabilityWarning: a decoder that ends in a sigmoid under a likelihood that reads logits.
     """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with isolated_rng(random_state, module.device):
-            part = data[:_ROWS].to(module.device)
-            _meet(module, part if prepare is None else prepare(part))
-            if module.likelihood.reads_logits and _is_squashed(module, part):
-                name = module.likelihood.name or type(module.likelihood).__name__
-                warnings.warn(
-                    f"The decoder's output lies in [0, 1] whatever z is, as after a sigmoid, but likelihood {name!r} "
-                    "reads logits: every probability will be between 0.50 and 0.73. Leave the decoder's sigmoid out.",
-                    ReliabilityWarning,
-                    stacklevel=4,  # the caller of `fit`, past torch's decorator
-                )
-    finally:
-        for each, training in modes:
-            each.training = training
+    with in_eval(module), isolated_rng(random_state, module.device):
+        part = data[:_ROWS].to(module.device)
+        _meet(module, part if prepare is None else prepare(part))
+        if module.likelihood.reads_logits and _is_squashed(module, part):
+            name = module.likelihood.name or type(module.likelihood).__name__
+            warnings.warn(
+                f"The decoder's output lies in [0, 1] whatever z is, as after a sigmoid, but likelihood {name!r} reads "
+                "logits: every probability will be between 0.50 and 0.73. Leave the decoder's sigmoid out.",
+                ReliabilityWarning,
+                stacklevel=4,  # the caller of `fit`, past torch's decorator
+            )
 
 
 def _meet(module: VAEModule, part: Batch) -> None:

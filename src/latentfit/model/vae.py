@@ -93,7 +93,7 @@ class VAEModule(Component, nn.Module):
 
     def encoder_inputs(self, batch: Batch) -> Tensor:
         """What the encoder reads of the rows, transformed and unobserved entries set to 0: (N, *data_shape)."""
-        x = self._model_units(batch)
+        x = self.model_units(batch.x)
         if self.encoder_input is not None:
             x = self.encoder_input(x)
         return x if batch.mask is None else torch.where(batch.mask, x, 0.0)
@@ -127,10 +127,23 @@ class VAEModule(Component, nn.Module):
         """log p(x given z) in the units of x: z (S, N, *event_shape) -> (S, N)."""
         batch = Batch.of(batch)
         params = self.decode(z, batch.context)
-        x = self._model_units(batch)
+        x = self.model_units(batch.x)
         self.check_parameters(x, params)
         log_p = self.likelihood.log_prob(x, params, context=batch.context, mask=batch.mask)  # (S, N)
         return log_p if self.preprocess is None else log_p + self.preprocess.log_det(batch.x, batch.mask)
+
+    def model_units(self, x: Tensor) -> Tensor:
+        """Rows (N, *data_shape) in the units that the likelihood scores."""
+        return x if self.preprocess is None else self.preprocess(x)
+
+    def check_rows(self, x: Tensor) -> None:
+        """Refuse rows (N, *data_shape) that the likelihood cannot score.
+
+        Raises:
+            InputError: with the offending column, value and share.
+        """
+        # all rows there are: only a transform, whose tensors lie on the model's device, needs them there
+        self.likelihood.check(x if self.preprocess is None else self.model_units(x.to(self.device)))
 
     def check_parameters(self, x: Tensor, params: Tensor) -> None:
         """Refuse decoded parameters (..., N, *data_shape[, P]) that are not those of rows x (N, *data_shape).
@@ -220,9 +233,6 @@ class VAEModule(Component, nn.Module):
     def _uncertain(self) -> dict[str, UncertainNetwork]:
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         return {name: part for name, part in parts.items() if isinstance(part, UncertainNetwork)}
-
-    def _model_units(self, batch: Batch) -> Tensor:
-        return batch.x if self.preprocess is None else self.preprocess(batch.x)
 
     def _data_units(self, x: Tensor) -> Tensor:
         return x if self.preprocess is None else self.preprocess.inverse(x)

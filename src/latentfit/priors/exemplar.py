@@ -13,8 +13,9 @@ from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
-from latentfit.priors.following import ENCODED, gaussian, in_eval, resize
+from latentfit.priors.following import ENCODED, gaussian, resize
 from latentfit.priors.gaussians import rows_at_once
+from latentfit.training.modes import in_eval
 from latentfit.training.rng import standard_normal
 
 if TYPE_CHECKING:

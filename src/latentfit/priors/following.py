@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +13,6 @@ from latentfit.posteriors.gaussian import DiagonalGaussian, FullGaussian
 
 #: rows that are encoded at once without gradients
 ENCODED = 5_000
-
-
-@contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode, each module's own mode afterwards: dropout would freeze one draw, batch statistics would move."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def gaussian(q: LatentDistribution, name: str) -> DiagonalGaussian | FullGaussian:

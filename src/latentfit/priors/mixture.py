@@ -26,9 +26,10 @@ class MixturePrior(Prior):
 
     It starts next to N(0, I): equal weights, unit covariances, means 0.1 from the origin; the diagonal of W_k is
     held below 1 / `min_std`. From there a gradient does not find the clusters, so in joint training
-    `latentfit.fit` starts it once more, by EM at the codes that a fifth of the run has made, and trains on; in a loop
-    of your own call `fit` at such a point. `fit` runs EM on fresh draws of q(z given x), with held-out rows choosing
-    the iterate and, for "auto", the number of components. A context is not used.
+    `latentfit.fit` starts it again, by EM at the codes that a fifth of the run has made, and at half of it where that
+    is better, and trains on; in a loop of your own call `fit` at such a point. `fit` runs EM on fresh draws of
+    q(z given x), with held-out rows choosing the iterate and, for "auto", the number of components. A context is not
+    used.
 
     Args:
         latent_dim: D, or a shape (flattened).

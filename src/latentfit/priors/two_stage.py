@@ -44,6 +44,9 @@ class TwoStagePrior(SecondModel):
     torch's current random state. Mean and variance networks read their input a second time at their last layer, and
     start linear: p starts at N(0, I) and r at its exact posterior, for any gamma.
 
+    `fit` maximises E log of the mean of five such weights, a tighter bound than the one above, which joint training
+    uses.
+
     Args:
         latent_dim: D, or a shape (flattened).
         hidden_features: widths of the hidden layers; an int is used for three layers, None means 8 D within 64
@@ -51,9 +54,6 @@ class TwoStagePrior(SecondModel):
         inner_draws: u's per z, whose weights are averaged; more make `log_prob` less noisy.
         context_features: width of a context (..., C) that both networks read; with 0 a context is not used.
         active: the units the second stage acts on, found by `fit`; None for all (see `SecondModel`).
-
-    `fit` maximises E log of the mean of five such weights, a tighter bound than the one above, which joint training
-    uses.
 
     Warning: r is a Gaussian without correlations, so p leans to shapes whose u such a Gaussian can follow: strongly
     bent codes come out some per cent too narrow (a bent Gaussian in 2 dimensions by 5 %).

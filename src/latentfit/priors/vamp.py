@@ -13,8 +13,9 @@ from latentfit.model.contracts import Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.posteriors.gaussian import DiagonalGaussian
 from latentfit.priors.components import component_log_prob
-from latentfit.priors.following import ENCODED, gaussian, in_eval, resize
+from latentfit.priors.following import ENCODED, gaussian, resize
 from latentfit.priors.gaussians import draws, log_mixture
+from latentfit.training.modes import in_eval
 
 if TYPE_CHECKING:
     from latentfit.model.vae import VAEModule

@@ -130,7 +130,7 @@ def minimise(
     average = WeightAverage(parameters, recipe.ema_decay) if recipe.ema_decay > 0 else None
     epochs = ShuffledEpochs(len(data), recipe.batch_size, order_seed)
     state = TrainingState(module, loss_module, optimiser, average, epochs, device)
-    counters = state.counters
+    counters, restarts = state.counters, restarts or {}
 
     history = History(None if run_dir is None else Path(run_dir) / "metrics.jsonl")
     files = _Files(run_dir, history, state, recipe, what=what, n_rows=len(data), random_state=random_state)
@@ -192,7 +192,7 @@ def minimise(
                         counters.rate_factor *= 0.5
                         counters.bad_in_a_row = 0
 
-                restart = None if restarts is None else restarts.get(counters.step)
+                restart = restarts.get(counters.step)
                 if restart is not None:
                     state.start_over(restart())
                 done = counters.step >= recipe.max_steps
