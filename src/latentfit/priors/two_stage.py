@@ -29,8 +29,8 @@ from latentfit.training.rng import standard_normal
 START, FLOOR = 0.25, 0.01
 #: nats per dimension below which the second stage carries nothing, and draws that are looked at
 CARRIES, JUDGED = 0.01, 10_000
-#: draws of u whose weights a fit maximises. With one, the bound itself, p leans to what r can follow and ends 0.2 (a
-#: bent Gaussian) to 1 nat (ten clusters in 16 dimensions) lower; with ten up to a tenth higher, in twice the time
+#: draws of u whose weights a fit maximises. With one, the bound itself, p leans to what r can follow and ends 0.1 (a
+#: bent Gaussian) to 0.9 nats (ten clusters in 16 dimensions) lower, in half the time: benchmarks/two_stage_bound.py
 FITTED_DRAWS = 5
 
 
@@ -56,7 +56,7 @@ class TwoStagePrior(SecondModel):
         active: the units the second stage acts on, found by `fit`; None for all (see `SecondModel`).
 
     Warning: r is a Gaussian without correlations, so p leans to shapes whose u such a Gaussian can follow: strongly
-    bent codes come out some per cent too narrow (a bent Gaussian in 2 dimensions by 5 %).
+    bent codes come out some per cent too narrow (a bent Gaussian in 2 dimensions by 4 %).
 
     Source: Dai & Wipf (2019), arXiv:1903.05789; the tighter bound Burda, Grosse & Salakhutdinov (2016),
     arXiv:1509.00519; pseudo-marginal weights Andrieu & Roberts (2009), Annals of Statistics 37.
