@@ -65,7 +65,9 @@ def read(data: str, data_dir: Path | None) -> dict[str, torch.Tensor]:
     }
 
 
-def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, seed: int, device: str) -> dict:
+def train(
+    arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, seed: int, device: str, precision: str = "fp32"
+) -> dict:
     method = methods.get(arm)
     with isolated_rng(seed):
         vae = methods.build(
@@ -84,6 +86,7 @@ def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, see
         validate_every=500,
         clip_norm=200.0,
         device=device,
+        precision=precision,
     )
     with show_progress() as progress:
         result = fit(
@@ -98,7 +101,12 @@ def train(arm: str, folder: Path, rows: dict[str, torch.Tensor], steps: int, see
             progress=progress,
         )
     saving.save_component(vae.to("cpu"), folder / "model", overwrite=True)
-    return {"steps": result.steps, "best_step": result.best_step, "train_seconds": result.seconds}
+    return {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "train_seconds": result.seconds,
+        "precision": precision,
+    }
 
 
 def post_hoc(folder: Path, base: Path, rows: dict[str, torch.Tensor], seed: int) -> dict:
@@ -168,6 +176,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of training; scored in fp32")
     parser.add_argument("--folder", type=Path, default=None, help="runs/DATA-benchmark unless given")
     parser.add_argument("--train-only", action="store_true")
     arguments = parser.parse_args()
@@ -182,7 +191,7 @@ def main() -> None:
             if arm == "posthoc":
                 facts = post_hoc(folder, runs / f"standard-{arguments.seed}", rows, arguments.seed)
             else:
-                facts = train(arm, folder, rows, arguments.steps, arguments.seed, arguments.device)
+                facts = train(arm, folder, rows, arguments.steps, arguments.seed, arguments.device, arguments.precision)
             saving.write_atomic(done, json.dumps(facts))
         if arguments.train_only:
             continue

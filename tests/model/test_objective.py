@@ -181,3 +181,36 @@ def test_what_an_importance_weighted_bound_cannot_be(x):
     bayesian = vae.with_parts(decoder=lf.bayes.create("mc_dropout", nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3))))
     with pytest.raises(CapabilityError, match="importance_weighted=False"):
         objective.check(bayesian)
+
+
+class Recorded(nn.Linear):
+    """A linear map that keeps what it returned."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+def test_under_autocast_networks_are_bf16_and_densities_float32(x):
+    vae = lf.VAEModule(Recorded(3, 4), Recorded(2, 3), "mixture", latent_dim=2, likelihood="normal")
+    noise, x = torch.Generator(), x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = lf.ELBO()(vae, x, 0, noise.manual_seed(0))
+    assert vae.encoder.last.dtype == vae.decoder.last.dtype == torch.bfloat16
+    features = vae.encoder.last.float()
+    q = vae.posterior(features, Batch(x))
+    z, log_q = q.rsample_with_log_prob(1, noise.manual_seed(0))
+    kl = log_q - vae.prior.log_prob(z)
+    assert terms["kl"].dtype == terms["log_likelihood"].dtype == torch.float32
+    torch.testing.assert_close(terms["kl"], kl.mean(), rtol=1e-6, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):  # products of bf16 are not that
+        coarse = log_q - vae.prior.log_prob(z)
+    assert (coarse.mean() - kl.mean()).abs() > 1e-5
+
+
+def test_autocast_is_as_it_was_after_the_loss(x):
+    vae = lf.VAEModule(nn.Linear(3, 4), nn.Linear(2, 3), "standard", latent_dim=2, likelihood="normal")
+    with torch.autocast("cpu", torch.bfloat16):
+        lf.ELBO()(vae, x.float())
+        assert vae.decode(torch.zeros(1, 2)).dtype == torch.bfloat16
+    assert vae.decode(torch.zeros(1, 2)).dtype == torch.float32

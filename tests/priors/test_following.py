@@ -16,6 +16,7 @@ from latentfit.data import Batch, Rows, Standardise
 from latentfit.errors import CapabilityError, InputError
 from latentfit.model import ELBO, VAEModule
 from latentfit.model.contracts import LatentDistribution, Posterior
+from latentfit.priors import exemplar
 
 N, COLUMNS, DIM = 60, 5, 2
 
@@ -286,13 +287,31 @@ def test_leave_one_out_is_brute_force():
     torch.testing.assert_close(vae.prior.training_log_prob(z, batch), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_neighbours_are_a_lower_bound_that_is_nearly_tight():
+def test_fewer_neighbours_are_a_lower_bound_that_is_nearly_tight(monkeypatch):
+    monkeypatch.setattr(exemplar, "ROUND_NUMBER", 1)
     vae, batch, z = exemplar_step(n_neighbours=8)
     with torch.no_grad():
         vae.prior.log_std.fill_(math.log(0.1))
     lower, exact = vae.prior.training_log_prob(z, batch), brute_force(vae, z, batch.index, torch.arange(N))
     assert (lower <= exact + 1e-4).all()
     assert (exact - lower).mean() < 0.05
+
+
+def test_the_exemplars_of_a_step_are_the_nearest_and_others_up_to_a_round_number(monkeypatch):
+    monkeypatch.setattr(exemplar, "ROUND_NUMBER", 16)
+    monkeypatch.setattr(exemplar, "NEAR_AT_ONCE", 7)
+    vae, batch, z = exemplar_step(n_neighbours=1)
+    z = z[:1, :9]
+    distance = torch.cdist(z[0], vae.prior.means)
+    distance[torch.arange(9), batch.index[:9]] = math.inf
+    needed = {*batch.index[:9].tolist(), *distance.argmin(1).tolist()}
+    encoded = []
+    monkeypatch.setattr(vae.prior, "_encoded", lambda which: encoded.append(which) or vae.prior.means[which])
+    vae.prior.training_log_prob(z, batch[torch.arange(9)])
+    used = encoded[0].tolist()
+    assert needed <= set(used)
+    assert used == sorted(set(used))
+    assert len(used) == 16 * math.ceil(len(needed) / 16)
 
 
 def test_rows_that_are_no_exemplars_leave_none_out():

@@ -17,6 +17,7 @@ from latentfit.model.kl_terms import KLTerm
 from latentfit.model.schedules import Constant, Schedule
 from latentfit.model.vae import VAEModule
 from latentfit.registry import Component, registry
+from latentfit.training.precision import only_networks
 from latentfit.training.rng import isolated_rng
 
 KL = Literal["auto", "analytic", "monte_carlo"]
@@ -152,9 +153,15 @@ class ELBO(Component, nn.Module):
     def forward(
         self, model: VAEModule, batch: Batch | Tensor, step: int = 0, generator: Generator | None = None
     ) -> dict[str, Tensor]:
-        """Scalars by name, in nats per row: `loss`, `elbo` (at weight 1), `log_likelihood`, `kl`, `kl_weight`..."""
+        """Scalars by name, in nats per row: `loss`, `elbo` (at weight 1), `log_likelihood`, `kl`, `kl_weight`...
+
+        Under `torch.autocast` encoder and decoder run in its type, every density in float32.
+        """
         self.check(model)
-        batch = Batch.of(batch)
+        with only_networks(model.device):
+            return self._terms(model, Batch.of(batch), step, generator)
+
+    def _terms(self, model: VAEModule, batch: Batch, step: int, generator: Generator | None) -> dict[str, Tensor]:
         q = model.encode(batch)
         z, log_q = q.rsample_with_log_prob(self.n_samples, generator)  # (S, N, *E), (S, N)
         per_draw = model.log_likelihood(batch, z)  # (S, N)

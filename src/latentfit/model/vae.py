@@ -15,6 +15,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior, Shape
 from latentfit.model.uncertain import UncertainNetwork
 from latentfit.registry import Component, registry
+from latentfit.training.precision import run_network
 
 
 class VAEModule(Component, nn.Module):
@@ -100,7 +101,8 @@ class VAEModule(Component, nn.Module):
 
     def encode_inputs(self, inputs: Tensor, batch: Batch) -> LatentDistribution:
         """q(z given x) from what the encoder reads (N, *data_shape) and the batch's context."""
-        features = self.encoder(inputs, batch.context) if self.conditional else self.encoder(inputs)
+        context = (batch.context,) if self.conditional else ()
+        features = run_network(self.encoder, inputs, *context)
         if isinstance(features, tuple | list):
             features = torch.cat([part.flatten(1) for part in features], dim=-1)
         if features.shape != (len(batch), self.posterior.n_parameters):
@@ -118,9 +120,9 @@ class VAEModule(Component, nn.Module):
             if context is None:
                 raise InputError("This VAE is conditional: give Batch.context (N, C).")
             repeats = flat.shape[0] // context.shape[0]
-            params = self.decoder(flat, context.repeat(repeats, 1))
+            params = run_network(self.decoder, flat, context.repeat(repeats, 1))
         else:
-            params = self.decoder(flat)
+            params = run_network(self.decoder, flat)
         return params.reshape(*lead, *params.shape[1:])
 
     def log_likelihood(self, batch: Batch | Tensor, z: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ class Recipe:
         validate_every: steps between validations; None: about 20 in a run, at least 50 steps apart.
         patience: validations without improvement after which training stops early; None: never.
         min_steps: validations before this step never count towards `patience` (a warm-up must end first).
-        precision: "fp32", or "bf16" autocast around the loss ("bf16-mixed" is the same).
+        precision: "fp32", or "bf16" autocast around the loss ("bf16-mixed" is the same); of an `ELBO` that is the
+            encoder and the decoder, and its densities stay in float32.
         device: "cpu", "cuda", "cuda:1", or "auto".
 
     Raises:
