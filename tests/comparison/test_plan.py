@@ -39,6 +39,23 @@ def test_a_plan_takes_what_its_jobs_take():
     assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_fits_of_flows_and_annealing_are_counted():
+    plan = plan_of()
+    (ladder, *_), (null, *_) = plan.ladders, plan.null
+    rows = dataclasses.replace(plan, n_train=6_000)
+    assert rows.job_seconds(ladder) == plan.job_seconds(ladder)  # Gaussians and mixtures fit at once
+    flow = dataclasses.replace(plan, rungs=["realnvp"])
+    assert dataclasses.replace(flow, n_train=6_000).job_seconds(ladder) == pytest.approx(flow.job_seconds(ladder) + 20)
+    annealed = dataclasses.replace(plan, n_annealed=128)
+    assert annealed.job_seconds(null) - plan.job_seconds(null) == pytest.approx(0.003 * 128 * 7_600 / (6 * 128))
+
+
+def test_a_plan_of_an_earlier_version_is_read():
+    data = plan_of().to_json()
+    del data["n_annealed"], data["n_train"]
+    assert Plan.from_json(data) == plan_of()
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 8, 20])
 def test_no_worker_waits_while_later_jobs_are_there(workers):
     plan = plan_of()

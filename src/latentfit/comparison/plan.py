@@ -20,6 +20,7 @@ from latentfit.data.batch import Batch
 from latentfit.data.prepared import PreparedData
 from latentfit.data.splits import Splits
 from latentfit.errors import InputError
+from latentfit.evaluation.two_phase import N_ROWS
 from latentfit.model import RECIPE
 from latentfit.training import Recipe
 from latentfit.training.rng import isolated_rng
@@ -37,6 +38,13 @@ MAX_PROPOSAL = 5_000
 #: for expected times: passes of one row through one network, for each row of a step (two networks, forward and two
 #: backward) and for a scored row (50 refinement steps of 8 draws, forward and backward, and 300 draws)
 STEP_PASSES, SCORED_PASSES = 6, 1_100
+#: the same for a row that is annealed because importance weights fail (20 chains, 50 temperatures, 3 leapfrog steps,
+#: forward and backward, after 100 refinement steps). Whether they will is not known before: after the short trainings
+#: of a comparison they fail on images of 784 pixels and hold on those of 64
+ANNEALED_PASSES, MANY_ENTRIES = 7_600, 256
+#: seconds of fitting a prior with networks to frozen codes: `FIT_ROWS` rows a second, to within a factor of two, and no
+#: longer for more rows than that; other fits are short beside the scoring
+FIT_ROWS, LONGEST_FIT = 300, 30.0
 #: planning, start of the workers, ranking and report
 FIXED_SECONDS = 10.0
 #: what `--quick` reads of a data set
@@ -119,8 +127,10 @@ class Plan:
     n_seeds: int
     #: measured seconds per step of each jointly trained method, one thread
     step_seconds: dict[str, float]
-    #: rows on which every model is scored
+    #: rows on which every model is scored, of which are expected to be annealed, and on which it is trained
     n_scored: int = 0
+    n_annealed: int = 0
+    n_train: int = 0
 
     @property
     def null(self) -> list[Job]:
@@ -173,13 +183,15 @@ class Plan:
         return sum(self._job_seconds(job, max_steps) for job in self.first + self.second) / workers
 
     def _job_seconds(self, job: Job, max_steps: int) -> float:
-        scoring = self.n_scored * SCORED_PASSES / (STEP_PASSES * self.settings["recipe"]["batch_size"])
+        passes = self.n_scored * SCORED_PASSES + self.n_annealed * ANNEALED_PASSES
+        scoring = passes / (STEP_PASSES * self.settings["recipe"]["batch_size"])
         if job.kind == "joint":
             drawn = methods.get(job.method).n_draws * scoring
             return self.step_seconds.get(job.method, 0.0) * (max_steps + drawn)
-        # the fits are short beside the scoring
         standard = self.step_seconds.get("standard", 0.0)
-        return sum(self.step_seconds.get(rung, standard) for rung in self.rungs) * scoring
+        networks = sum(methods.get(rung).family in ("flow", "second_model") for rung in self.rungs)
+        fits = networks * min(self.n_train / FIT_ROWS, LONGEST_FIT)
+        return fits + sum(self.step_seconds.get(rung, standard) for rung in self.rungs) * scoring
 
     def to_json(self) -> dict[str, Any]:
         """What `plan.json` holds; two runs with the same one are the same comparison."""
@@ -190,12 +202,14 @@ class Plan:
             "n_seeds": self.n_seeds,
             "step_seconds": self.step_seconds,
             "n_scored": self.n_scored,
+            "n_annealed": self.n_annealed,
+            "n_train": self.n_train,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`."""
-        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
+        """The inverse of `to_json`; what earlier versions did not write has its default."""
+        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data})
 
 
 def versions() -> dict[str, Any]:
@@ -244,8 +258,10 @@ def make_plan(options: Options, data: PreparedData, splits: Splits, data_fingerp
         "threads": 1,
         **versions(),
     }
-    n_scored = sum(min(settings["max_scored"], len(rows)) for rows in (splits.selection, splits.test))
-    plan = Plan(settings, trained(chosen), rungs(chosen), options.n_seeds, {}, n_scored)
+    scored = [min(settings["max_scored"], len(rows)) for rows in (splits.selection, splits.test)]
+    annealed = sum(min(N_ROWS, n) for n in scored) if numel > MANY_ENTRIES else 0
+    sizes = {"n_scored": sum(scored), "n_annealed": annealed, "n_train": len(splits.train)}
+    plan = Plan(settings, trained(chosen), rungs(chosen), options.n_seeds, {}, **sizes)
     plan = dataclasses.replace(plan, step_seconds=measure_steps(plan, data))
     if options.max_minutes is not None and options.max_steps is None:
         # minutes become steps once: the plan, not the clock, decides what a rerun computes
