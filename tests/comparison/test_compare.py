@@ -205,12 +205,14 @@ def test_other_methods_seeds_and_goals_keep_the_finished_jobs(table, tmp_path, f
 def test_other_labels_are_another_comparison_and_groups_stay_together(table, tmp_path):
     small = {**SMALL, "n_seeds": 1, "methods": "standard"}
     groups = np.repeat(np.arange(60), 5)
-    true, random = (table[:, 0] > table[:, 0].mean()).astype(int), np.random.default_rng(0).integers(0, 2, 300)
+    true, random = np.where(table[:, 0] > table[:, 0].mean(), "yes", "no"), np.random.default_rng(0).integers(0, 2, 300)
     first = lf.compare(table, out=tmp_path, backend="serial", labels=true, groups=groups, **small)
     with pytest.raises(InputError, match="differs in: labels"):
         lf.compare(table, out=tmp_path, backend="serial", labels=random, groups=groups, **small)
     fresh = lf.compare(table, out=tmp_path, backend="serial", labels=random, groups=groups, fresh=True, **small)
     assert first.null.knn > 0.9 > 0.7 > fresh.null.knn
+    assert first.setting.label_names == ["no", "yes"]  # the figures have 0 and 1
+    assert fresh.setting.label_names == ["0", "1"]
     found = Found(tmp_path, Plan.from_json(json.loads((tmp_path / "plan.json").read_text())["plan"]))
     used = [set(found.groups_of(split)) for split in ("train", "validation", "selection", "test")]
     assert sum(map(len, used)) == len(set.union(*used)) == 60

@@ -250,13 +250,18 @@ def own_rows(model: Any, folder: Path) -> OwnRows:
     Raises:
         InputError: a model saved alone keeps no rows; or it is no VAE.
     """
-    from latentfit.comparison.jobs import load_data
+    import numpy as np
+
+    from latentfit.comparison.jobs import label_names, load_data
 
     check_vae(model, folder)
     if _units(folder) is None:
         raise InputError(f"{folder.as_posix()} holds a model saved alone, which keeps no rows: give --data DATA.")
     prepared, rows, marks = load_data(str(folder.parent))
     labels, groups = (marks[name].numpy() if name in marks else None for name in ("labels", "groups"))
+    names = label_names(str(folder.parent))
+    if labels is not None and names:
+        labels = np.asarray(names)[labels]
     return OwnRows(
         prepared.scoring_batch(rows["train"]),
         prepared.scoring_batch(rows["test"]),

@@ -180,4 +180,5 @@ def _setting(found: Found, facts: Mapping[str, Any]) -> Setting:
         lang=facts["lang"],
         show_data=bool(facts["show_data"]),
         columns=data.units.model_columns,
+        label_names=found.label_names,
     )

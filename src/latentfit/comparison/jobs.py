@@ -40,6 +40,8 @@ SPLITS = ("train", "validation", "selection", "test")
 #: steps of the proposal shared by all rows, and of each scored row's own. Measured on digits: 60 and 250 of the first
 #: give the same effective sample size once rows are refined, and so does not refitting it to every rung
 PROPOSAL_STEPS, REFINEMENT_STEPS = 60, 50
+#: more labels than these are no classes, and are not named
+MOST_NAMED = 1_000
 
 
 def store_data(
@@ -55,10 +57,14 @@ def store_data(
         tensors[f"rows_{name}"] = some(tensors[f"rows_{name}"], settings["max_scored"], settings["random_state"])
     if data.source is not data.x:
         tensors["source"] = data.source
+    names: dict[str, np.ndarray] = {}
     for name, values in marks.items():  # labels and groups, as numbers
         if values is not None:
-            tensors[name] = torch.as_tensor(np.unique(values, return_inverse=True)[1])
+            names[name], number = np.unique(values, return_inverse=True)
+            tensors[name] = torch.as_tensor(number)
+    labels = names.get("labels", np.empty(0))
     meta: dict[str, Any] = {
+        "label_names": [str(label) for label in labels] if len(labels) <= MOST_NAMED else [],
         "likelihood": data.likelihood,
         "noise": data.noise,
         "reason": data.reason,
@@ -76,11 +82,20 @@ def store_data(
 
 def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor]]:
     """The inverse of `store_data`, once per process: the data, the splits' row numbers, labels and groups."""
-    return _load_data(run_dir, (Path(run_dir) / "data.safetensors").stat().st_mtime_ns)
+    return _load_data(run_dir, _written_at(run_dir))[:3]
+
+
+def label_names(run_dir: str) -> list[str]:
+    """What the labels, which `load_data` gives as numbers from 0, are called; empty: nothing is known."""
+    return _load_data(run_dir, _written_at(run_dir))[3]
+
+
+def _written_at(run_dir: str) -> int:
+    return (Path(run_dir) / "data.safetensors").stat().st_mtime_ns
 
 
 @lru_cache(maxsize=2)
-def _load_data(run_dir: str, written_at: int) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor]]:
+def _load_data(run_dir: str, written_at: int) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor], list[str]]:
     tensors, meta = saving.load_tensors(Path(run_dir) / "data.safetensors")
     transforms: dict[str, Any] = {}
     for part in ("preprocess", "encoder_input"):
@@ -103,7 +118,8 @@ def _load_data(run_dir: str, written_at: int) -> tuple[PreparedData, dict[str, T
         **transforms,
     )
     marks: dict[str, Tensor] = {name: tensors[name] for name in ("labels", "groups") if name in tensors}
-    return data, {name: tensors[f"rows_{name}"] for name in SPLITS}, marks
+    rows = {name: tensors[f"rows_{name}"] for name in SPLITS}
+    return data, rows, marks, meta.get("label_names", [])  # older folders have none
 
 
 def some(rows: Tensor, n: int, random_state: int) -> Tensor:

@@ -142,7 +142,7 @@ def code_map(
     n = min(MAX_THUMBNAILS, len(rows), len(codes)) if view.show and view.image else 0
     shown = pictures.thumbnails(rows[:n], view.scale) if n else []
     view.thumbnails += n
-    texts = [] if labels is None else [str(v) for v in labels[: len(codes)].tolist()]
+    texts = [] if labels is None else [view.label(v) for v in labels[: len(codes)].tolist()]
     names = sorted(set(texts), key=lambda v: (len(v), v))
     titles = tuple(
         view.t("report.map.axis", n=axis or i) if not axis or axis.isdigit() else axis
@@ -205,7 +205,7 @@ def cluster_section(view: View, drawn: Sections) -> dict[str, Any] | None:
             "method": (str(k + 1), k),
             "share": (percent(found.shares[k]), float(found.shares[k])),
             "certainty": (percent(float(found.certainty[own].mean())) if own.any() else "–", 0.0),
-            "label": (_commonest(labels[own]) if len(labels) and own.any() else "–", ""),
+            "label": (_commonest(view, labels[own]) if len(labels) and own.any() else "–", ""),
             **{f"x{j}": (short(float(means[k].reshape(-1)[j])) if visible else "–", 0.0) for j in range(columns)},
         }
         rows.append({"cells": [(name, *cells[name]) for name in names if name in cells], "chosen": ""})
@@ -222,11 +222,11 @@ def cluster_section(view: View, drawn: Sections) -> dict[str, Any] | None:
     }
 
 
-def _commonest(labels: np.ndarray) -> str:
+def _commonest(view: View, labels: np.ndarray) -> str:
     """The label most rows have, and how many: 7 (93 %)."""
     values, counts = np.unique(labels, return_counts=True)
     at = counts.argmax()
-    return f"{values[at]} ({percent(counts[at] / counts.sum())})"
+    return f"{view.label(values[at])} ({percent(counts[at] / counts.sum())})"
 
 
 def weight_section(view: View, drawn: Sections) -> dict[str, Any] | None:

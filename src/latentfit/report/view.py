@@ -27,6 +27,7 @@ class View:
         changed: whether something other than the model's own prior is put forward.
         p: the name of the model's own prior.
         columns: of a table, their names, or their numbers from 0.
+        labels: names of the rows' labels, where the arrays have them as numbers from 0.
     """
 
     def __init__(
@@ -39,18 +40,23 @@ class View:
         changed: bool = True,
         p: str = "N(0, I)",
         columns: Sequence[str | int] = (),
+        labels: Sequence[str] = (),
     ) -> None:
         self.lang, self.shape, self.show, self.changed = lang, shape, show, changed
         self.words = {**unit_words(shape, lang), "p": p}
         self.image = pictures.is_image(shape)
         self.scale = pictures.scale_of(list(shots))
         self.thumbnails = 0
-        self.columns = columns
+        self.columns, self.labels = columns, labels
 
     def column(self, j: int) -> str:
         """What column j (from 0) of the model's rows is called: the user's name, or the user's number from 1."""
         name = self.columns[j] if j < len(self.columns) else j
         return name if isinstance(name, str) else self.t("report.see.column", n=name + 1)
+
+    def label(self, value: Any) -> str:
+        """What a row's label is called."""
+        return self.labels[int(value)] if self.labels else str(value)
 
     def t(self, key: str, **parameters: Any) -> str:
         """The sentence `key`, with `unit`, `units` and `p` filled in."""
@@ -69,6 +75,7 @@ class ComparisonView(View):
             shots=[shots.originals, shots.reconstructions, shots.best_samples],
             changed=comparison.recommendation.key != "standard",
             columns=comparison.setting.columns,
+            labels=comparison.setting.label_names,
         )
         self.c = comparison
 
