@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from latentfit.comparison.plan import Plan
+from latentfit.comparison.plan import FIXED_SECONDS, Plan
 from latentfit.comparison.run import _topped_up
 
 STEP = {"standard": 0.003, "annealed": 0.003, "mixture": 0.004, "realnvp": 0.01}
@@ -24,8 +24,7 @@ def test_minutes_become_the_steps_that_take_them(seconds, workers):
     steps = plan.steps_within(seconds, workers)
     assert 100 <= steps <= plan.max_steps
     if 100 < steps < plan.max_steps:
-        one_more = sum(STEP.values()) * plan.n_seeds / workers
-        assert 0 <= seconds - plan_of(steps).seconds(workers) <= one_more
+        assert plan_of(steps).seconds(workers) <= seconds < plan_of(steps + 1).seconds(workers)
     elif steps == 100:
         assert plan_of(101).seconds(workers) > seconds
     else:
@@ -48,6 +47,12 @@ def test_fits_of_flows_and_annealing_are_counted():
     assert dataclasses.replace(flow, n_train=6_000).job_seconds(ladder) == pytest.approx(flow.job_seconds(ladder) + 20)
     annealed = dataclasses.replace(plan, n_annealed=128)
     assert annealed.job_seconds(null) - plan.job_seconds(null) == pytest.approx(0.003 * 128 * 7_600 / (6 * 128))
+
+
+def test_a_ladder_waits_for_its_model_however_many_workers_there_are():
+    plan = dataclasses.replace(plan_of(), n_train=6_000, rungs=["realnvp"])
+    chain = plan.job_seconds(plan.null[0]) + plan.job_seconds(plan.ladders[0])
+    assert plan.seconds(50) == pytest.approx(chain + FIXED_SECONDS)
 
 
 def test_a_plan_of_an_earlier_version_is_read():

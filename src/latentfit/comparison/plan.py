@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,13 +175,17 @@ class Plan:
 
     def steps_within(self, seconds: float, workers: int) -> int:
         """How many steps of each training fit, after the scoring; at least 100, at most what is planned now."""
-        scoring = self._together(workers, 0)
-        training = self._together(workers, self.max_steps) - scoring
-        share = (seconds - FIXED_SECONDS - scoring) / max(training, 1e-9)
-        return max(100, int(min(1.0, share) * self.max_steps))
+        steps = range(100, self.max_steps + 1)
+        fitting = bisect_right(steps, seconds - FIXED_SECONDS, key=lambda n: self._together(workers, n))
+        return 100 + max(0, fitting - 1)
 
     def _together(self, workers: int, max_steps: int) -> float:
-        return sum(self._job_seconds(job, max_steps) for job in self.first + self.second) / workers
+        """All jobs shared out evenly; or a ladder after its N(0, I) model, or the longest job, where that is more."""
+        null, ladder, *second = (
+            self._job_seconds(job, max_steps) for job in (self.null[0], self.ladders[0], *self.second)
+        )
+        total = self.n_seeds * (null + ladder) + sum(second)
+        return max(total / workers, null + ladder, *second)
 
     def _job_seconds(self, job: Job, max_steps: int) -> float:
         passes = self.n_scored * SCORED_PASSES + self.n_annealed * ANNEALED_PASSES
