@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 from latentfit.data import Batch, Rows
-from latentfit.errors import InputError, TrainingError
-from latentfit.training import Recipe, minimise
+from latentfit.errors import InputError, ReliabilityWarning, TrainingError
+from latentfit.training import Recipe, minimise, precision
 
 X = torch.linspace(-1, 1, 50)[:, None] + torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
 
@@ -280,7 +281,8 @@ def test_a_parameter_group_keeps_its_own_rate() -> None:
     assert not torch.equal(m[0].weight, model()[0].weight)
 
 
-def test_bf16_runs_the_loss_under_autocast_and_keeps_fp32_weights() -> None:
+def test_bf16_runs_the_loss_under_autocast_and_keeps_fp32_weights(monkeypatch) -> None:
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)
     m, seen = model(), set()
 
     def loss(batch: Batch, step: int) -> dict[str, torch.Tensor]:
@@ -291,6 +293,15 @@ def test_bf16_runs_the_loss_under_autocast_and_keeps_fp32_weights() -> None:
     minimise(m, loss, Rows(Batch(X)), Recipe(max_steps=5, precision="bf16"))
     assert seen == {torch.bfloat16}
     assert m[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_bf16_on_a_processor_without_it_warns(monkeypatch, has_it: bool) -> None:
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: has_it)
+    m = model()
+    expected = nullcontext() if has_it else pytest.warns(ReliabilityWarning, match="no instructions")
+    with expected:
+        minimise(m, reconstruction(m), Rows(Batch(X)), Recipe(max_steps=1, precision="bf16"))
 
 
 def test_the_history_averages_every_step_once() -> None:

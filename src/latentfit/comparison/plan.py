@@ -24,6 +24,7 @@ from latentfit.errors import InputError
 from latentfit.evaluation.two_phase import N_ROWS
 from latentfit.model import RECIPE
 from latentfit.training import Recipe
+from latentfit.training.precision import autocast
 from latentfit.training.rng import isolated_rng
 from latentfit.training.updates import make_optimiser
 
@@ -316,13 +317,16 @@ def one_thread() -> Iterator[None]:
 @one_thread()
 def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 8) -> dict[str, float]:
     """Seconds a training step takes on this machine, for each method: of a few the faster quarter's, one thread."""
-    batch_size = min(plan.settings["recipe"]["batch_size"], len(data.x))
-    batch = Batch(data.x[:batch_size].to(torch.float32), index=torch.arange(batch_size))
+    recipe = Recipe(**plan.settings["recipe"])
+    device = recipe.torch_device()
+    precision = autocast(recipe.precision, device)
+    batch_size = min(recipe.batch_size, len(data.x))
+    batch = Batch(data.x[:batch_size].to(torch.float32), index=torch.arange(batch_size)).to(device)
     seconds = {}
     for name in plan.methods:
         with isolated_rng(0):
             method = methods.get(name)
-            vae = build_vae(plan.settings, name, data)
+            vae = build_vae(plan.settings, name, data).to(device)
             objective = method.objective(plan.max_steps)
             objective.n_train = len(data.x)
             vae.prior.bind(vae, Batch(data.x.to(torch.float32)))
@@ -333,8 +337,11 @@ def measure_steps(plan: Plan, data: PreparedData, n_steps: int = 8) -> dict[str,
                 start = time.perf_counter()
                 for p in parameters:
                     p.grad = None
-                objective(vae, batch, step)["loss"].backward()
+                with precision:
+                    loss = objective(vae, batch, step)["loss"]
+                loss.backward()
                 optimiser.step()
+                loss.item()  # a GPU has then done its part
                 times.append(time.perf_counter() - start)
         seconds[name] = float(np.quantile(times[1:], 0.25))  # what else the machine does comes and goes
     return seconds

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from latentfit.errors import InputError, ReliabilityWarning, SavedFileError, Tra
 from latentfit.training.batches import ShuffledEpochs
 from latentfit.training.checkpoint import Checkpoints, layout
 from latentfit.training.history import Averages, History, Record
+from latentfit.training.precision import autocast
 from latentfit.training.progress import Progress, ProgressEvent
 from latentfit.training.recipe import Recipe
 from latentfit.training.rng import independent_seeds, isolated_rng
@@ -134,7 +135,7 @@ def minimise(
 
     history = History(None if run_dir is None else Path(run_dir) / "metrics.jsonl")
     files = _Files(run_dir, history, state, recipe, what=what, n_rows=len(data), random_state=random_state)
-    autocast = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    precision = autocast(recipe.precision, device)
     averages = Averages(on_cpu=device.type == "cpu")
     latest: Record = {}
     log_every = max(1, recipe.max_steps // RECORDS)
@@ -163,7 +164,7 @@ def minimise(
                 set_rate(optimiser, recipe.rate(step) / recipe.learning_rate * counters.rate_factor)
                 for p in parameters:  # as optimiser.zero_grad, without its 20 microseconds of hooks
                     p.grad = None
-                with autocast:
+                with precision:
                     terms = loss(batch, step)
                 total = _total(terms, step, steps_before)
                 total.backward()

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from latentfit.errors import ReliabilityWarning
+
 #: what networks are cast to while everything else is not; None where autocast is as the caller has it
 _OF_NETWORKS: ContextVar[torch.dtype | None] = ContextVar("autocast of networks", default=None)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """What a recipe's precision, "fp32" or "bf16", runs a step in.
+
+    Warns:
+        ReliabilityWarning: bf16 on a processor that has no instructions for it, where it is many times slower.
+    """
+    if precision != "bf16":
+        return nullcontext()
+    if device.type == "cpu" and not _cpu_has_bf16():
+        warnings.warn(
+            "precision is bf16, for which this processor has no instructions: a step takes many times as long as in "
+            'fp32. Choose precision="fp32".',
+            ReliabilityWarning,
+            stacklevel=3,
+        )
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @contextmanager
