@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import latentfit
 from latentfit import methods
 from latentfit.cli import app
+from latentfit.cli.models import in_own_units
 from latentfit.cli.program import _prepare_streams
 from latentfit.comparison import jobs
 from latentfit.comparison.result import Comparison
@@ -194,14 +196,18 @@ def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest
     now = told_of("table")
     assert told_of("table/best") == now
     best = latentfit.load("table/best")
+    few = pd.read_csv("few.csv")
     np.testing.assert_allclose(best.sample(6)[:, 1], 7)
     latentfit.save(best, "alone")  # away from the run's rows it takes what it is given
     np.testing.assert_array_equal(told_of("alone")[0], now[0])
     assert json.loads(told_of("alone")[2])["n_rows"] == 120
+    trained_on = in_own_units(Path("table"), best.module_, latentfit.Batch(best._rows(few)))
+    np.testing.assert_array_equal(trained_on.transform(few), best.transform(few))
     older = json.loads(Path("table/best/config.json").read_text(encoding="utf-8"))
     del older["estimator"]  # as folders were before
     Path("table/best/config.json").write_text(json.dumps(older), encoding="utf-8")
     assert isinstance(latentfit.load("table/best"), latentfit.VAEModule)
+    assert in_own_units(Path("table"), best.module_, latentfit.Batch(best._rows(few))) is best.module_
     assert told_of("table") == now
 
     images = rng.integers(0, 256, (120, 5, 4, 3), dtype=np.uint8)

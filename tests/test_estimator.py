@@ -154,6 +154,9 @@ def test_constant_columns_are_left_out_and_put_back(X) -> None:
         np.testing.assert_array_equal(rows[:, [1, 4]], np.tile([7.0, -2.0], (len(rows), 1)))
     plain = small().fit(X)
     np.testing.assert_array_equal(fitted.elbo(wide), plain.elbo(X))
+    wide[:3, 4] = 0.0  # what no score can know of
+    with pytest.warns(DataWarning, match=r"Column 4 was -2 in all training rows.*3 of these 300 rows"):
+        np.testing.assert_array_equal(fitted.elbo(wide), plain.elbo(X))
     with pytest.raises(InputError, match="All 2 columns are constant"):
         small().fit(np.ones((10, 2)))
 

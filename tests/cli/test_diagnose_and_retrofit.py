@@ -153,6 +153,13 @@ def test_what_has_no_encoder_or_is_not_ours_is_not_fine_tuned(place: Path) -> No
     assert "fix.model in Python" in invoke("retrofit", *own, code=2).stderr
 
 
+def test_a_slip_in_the_files_name_runs_nothing(place: Path) -> None:
+    told = invoke("diagnose", "--model", "mine.pyy:vae", "--data", "rows.npy", code=2).stderr
+    assert "Did you mean mine.py:vae?" in told
+    assert "Running" not in told
+    assert "a word" not in told
+
+
 def test_training_codes_are_those_priors_are_fitted_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with np.load("codes.npz") as stored:
         mean, logvar = stored["mean"], stored["logvar"]

@@ -186,6 +186,21 @@ def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:
     return model, folder
 
 
+def in_own_units(run: Path, changed: Any, rows: Any) -> Any:
+    """What became of a run's model, in the user's units where `lf.load(run)` gives the old one so.
+
+    Args:
+        run: the folder that `load_model` read.
+        changed: that model trained on.
+        rows: training rows, as the model takes them.
+    """
+    from latentfit.estimator import load
+
+    saved = load(load_model(run)[1])
+    alone = hasattr(saved, "module_") and not hasattr(changed, "module_")
+    return saved._with_module(changed, rows.x) if alone else changed
+
+
 def comparison_rows(
     model: Any, folder: Path, source: Source, *, held_out: bool = False
 ) -> tuple[Any, Batch, Batch | None, bool]:

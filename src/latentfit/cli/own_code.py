@@ -23,6 +23,9 @@ def module_of(target: str, option: str = "--model") -> tuple[str, str]:
         raise InputError(f"{option} {target}: the file {place} does not exist.")
     if not place.endswith(".py") and not all(part.isidentifier() for part in place.split(".")):
         raise InputError(f"{option} {target} must be FILE.py:NAME or package.module:NAME.")
+    meant = Path(place).with_suffix(".py")
+    if meant.suffix != Path(place).suffix != "" and meant.is_file():  # a file is no package: nothing of it is run
+        raise InputError(f"{option} {target}: {place} is neither a file nor a module. Did you mean {meant}:{name}?")
     return place, name
 
 

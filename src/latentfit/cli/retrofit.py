@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from latentfit.cli.diagnosis import Shown
-from latentfit.cli.models import check_folder
+from latentfit.cli.models import check_folder, in_own_units
 from latentfit.cli.options import grouped, one_of
 from latentfit.cli.parts import Parts
 from latentfit.cli.program import app, note, note_of_rows
@@ -87,7 +87,8 @@ def retrofit(
     if out is None:
         return
     if finetune and fix.finetuned.won.name == "fine-tuned":
-        save(fix.model, out, overwrite=fresh)
+        model = fix.model if asked.run is None else in_own_units(asked.run, fix.model, train)
+        save(model, out, overwrite=fresh)
         note(f"Model       {out.as_posix()}/")
         note(f'Python      latentfit.load("{out.as_posix()}").sample(100)')
         return

@@ -73,14 +73,9 @@ class Units:
                         f"Column {column} is {is_now!r}; the model was trained with {was!r} there. Give the columns by "
                         "the same names in the same order."
                     )
-        for column, value in self.constants:
-            # as float32, which other files of the same numbers may have been stored in
-            others = int((x[:, column].astype(np.float32) != np.float32(value)).sum())
-            if others:
-                raise InputError(
-                    f"Column {self.name(column)} was {value:g} in all training rows, so the model leaves it out; it is "
-                    f"not in {others:,} of these {len(x):,} rows. Leave these rows out, or train on rows like them."
-                )
+        changed = self.changed(x)
+        if changed is not None:
+            raise InputError(f"{changed} Leave these rows out, or train on rows like them.")
         if self.noise is not None and self.noise["name"] == "binarise":
             low, high = float(x.min()), float(x.max())
             scaled = x.dtype != np.uint8 and 0 < high <= 1
@@ -89,6 +84,18 @@ class Units:
                     f"The model binarises 8-bit grey values 0..255; these rows hold {low:.3g} to {high:.3g}. "
                     "Give them as they were before they were scaled or binarised."
                 )
+
+    def changed(self, x: np.ndarray) -> str | None:
+        """What is to be said where a column that is left out has other values in rows (n, *data_shape), or None."""
+        for column, value in self.constants:
+            # as float32, which other files of the same numbers may have been stored in
+            others = int((x[:, column].astype(np.float32) != np.float32(value)).sum())
+            if others:
+                return (
+                    f"Column {self.name(column)} was {value:g} in all training rows, so the model leaves it out; it is "
+                    f"not in {others:,} of these {len(x):,} rows."
+                )
+        return None
 
     def arrange(self, x: np.ndarray) -> np.ndarray:
         """Without the constant columns, channels first: (n, *data_shape) -> (n, *model_shape)."""

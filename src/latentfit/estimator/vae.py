@@ -246,6 +246,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         Warns:
             ReliabilityWarning: where more than 1 % of the rows have a Pareto-k above 0.7.
+            DataWarning: where a column that was constant in training has another value, of which no score knows.
         """
         check_is_fitted(self, "module_")
         return log_likelihood(
@@ -297,7 +298,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _rows(self, X: Any) -> Tensor:
         """Rows as the module scores them: (n, *model_shape)."""
-        x = self._units.to_model(self._intake(X, reset=False))
+        rows = self._intake(X, reset=False)
+        changed = self._units.changed(rows)
+        if changed is not None:
+            warnings.warn(f"{changed} Codes and scores are those of the other columns.", DataWarning, stacklevel=3)
+        x = self._units.to_model(rows)
         self.module_.check_rows(x)
         return x
 
