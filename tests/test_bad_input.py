@@ -194,7 +194,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "device of a diagnosis": ("diagnose {f}/saved --device tpu", r"--device must be 'cpu', 'cuda' or 'auto'"),
     "language of a diagnosis": ("diagnose {f}/saved --lang fr", r"Latentfit speaks: en, vi"),
     # Python's words are not the command line's
-    "a column of labels": ("compare {f}/words.csv", r"use it as labels: --labels b\."),
+    "a column of labels": ("compare {f}/words.csv", r"Leave it out: --drop b, use it as labels: --labels b, or"),
 }
 if NO_GPU:
     COMMANDS["no gpu"] = (

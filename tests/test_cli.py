@@ -194,6 +194,12 @@ def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest
         return np.load("c.npy").tolist(), np.load("s.npy").tolist(), scored
 
     now = told_of("table")
+    wider = pd.read_csv("rows.csv").assign(who="x")[["who", "d", "a", "b", "c"]]
+    wider.to_csv("wider.csv", index=False)  # its columns are known by name
+    invoke("encode", "table", "wider.csv", "-o", "wider.npy")
+    np.testing.assert_array_equal(np.load("wider.npy"), np.load("own.npy"))
+    invoke("train", "wider.csv", "--drop", "who, b", "--max-steps", 5, "--out", "dropped")
+    assert latentfit.load("dropped").feature_names_in_.tolist() == ["d", "a", "c"]
     assert told_of("table/best") == now
     best = latentfit.load("table/best")
     few = pd.read_csv("few.csv")
@@ -260,8 +266,11 @@ def test_a_trained_model_keeps_the_columns_of_its_table(tmp_path: Path, monkeypa
     assert Path("s.csv").read_text(encoding="utf-8").splitlines()[0] == header
     invoke("encode", "model", "rows.csv", "-o", "z.csv")
     assert Path("z.csv").read_text(encoding="utf-8").splitlines()[0] == "mean0,mean1"
-    refused = invoke("encode", "model", "reversed.csv", "-o", "z.csv", code=2)
-    assert "Column 0 is 'a, b'; the model was trained with 'tuổi' there" in " ".join(refused.output.split())
+    invoke("encode", "model", "reversed.csv", "-o", "again.csv")
+    assert Path("again.csv").read_text(encoding="utf-8") == Path("z.csv").read_text(encoding="utf-8")
+    write("other.csv", x, header='age,site,"a, b"')
+    refused = invoke("encode", "model", "other.csv", "-o", "z.csv", code=2)
+    assert "Column 0 is 'age'; the model was trained with 'tuổi' there" in " ".join(refused.output.split())
 
 
 def test_lists() -> None:

@@ -220,6 +220,32 @@ def test_csv_labels_groups_row_numbers_and_constant_columns(tmp_path):
     assert source.origin == "a.csv, 10 rows of 2 columns, integers 0..3, row numbers in the first column left out"
 
 
+def test_columns_that_are_no_data_are_dropped(tmp_path):
+    frame = pd.DataFrame({"id": ["u", "v"] * 5, "b": Y, "when": "today", "a": X[:, 0], "who": Y})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    source = load(tmp_path / "a.csv", drop=["id", "when"], labels_key="who")
+    assert source.columns == ("b", "a")
+    assert source.origin.endswith(", left out: id, when")
+    np.testing.assert_array_equal(source.labels, Y)
+    assert load(tmp_path / "a.csv", drop="id", labels_key="when").columns == ("b", "a", "who")
+    with pytest.raises(InputError, match=r"a\.csv has no column 'nope'"):
+        load(tmp_path / "a.csv", drop=["id", "nope"])
+    with pytest.raises(InputError, match=r"a\.npy has no named columns, so none to drop: id"):
+        load(_npy(tmp_path / "a.npy", X), drop="id")
+    with pytest.raises(InputError, match="digits has no named columns"):
+        load("digits", drop="id")
+
+
+def test_the_columns_of_a_model_are_found_in_a_wider_table(tmp_path):
+    frame = pd.DataFrame({"id": ["u", "v"] * 5, "b": Y, "a": X[:, 0]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    source = load(tmp_path / "a.csv", columns=("a", "b"))
+    np.testing.assert_allclose(source.x, np.column_stack([X[:, 0], Y]), rtol=1e-12)
+    assert source.origin.endswith(", left out: id")
+    narrower = load(tmp_path / "a.csv", drop="id", columns=("a", "c"))  # not all are there: as it is, for the caller
+    assert narrower.columns == ("b", "a")
+
+
 def test_csv_as_spreadsheets_write_it(tmp_path):
     write(tmp_path / "a.csv", '\ufeff"a";"b"\r\n1;2.5\r\n3;4\r\n')
     source = load(tmp_path / "a.csv")
@@ -398,7 +424,7 @@ BAD = {
     ),
     "text column": (
         lambda d: write(d / "a.csv", "a,species\n1,setosa\n2,setosa\n"),
-        "column 'species' is not numeric .first value 'setosa'.*labels_key='species'",
+        "column 'species' is not numeric .first value 'setosa'.*drop='species'.*labels_key='species'",
     ),
     "missing values": (
         lambda d: write(d / "a.csv", "a,b\n1,2\n1,\n3,4\n"),

@@ -16,6 +16,7 @@ from latentfit.cli.options import (
     Config,
     Data,
     DataDir,
+    Drop,
     Labels,
     Lang,
     Open,
@@ -23,6 +24,7 @@ from latentfit.cli.options import (
     Seed,
     Training,
     browse,
+    dropped,
     grouped,
     one_of,
 )
@@ -56,6 +58,7 @@ def compare(
         str, typer.Option(help="serial, loky, dask or ray", callback=one_of("serial", "loky", "dask", "ray"))
     ] = "loky",
     labels: Labels = None,
+    drop: Drop = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     lang: Lang = "en",
@@ -74,7 +77,7 @@ def compare(
     from latentfit.report.terminal import Terminal
 
     file, column = split_marks(labels)
-    source = load(data, data_dir, labels_key=column)
+    source = load(data, data_dir, labels_key=column, drop=dropped(drop))
     folder = out if out is not None else Path("runs") / folder_name(data)
     terminal = Terminal(
         sys.stderr if as_json else sys.stdout,

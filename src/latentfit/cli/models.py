@@ -19,12 +19,14 @@ from latentfit.cli.options import (
     Config,
     Data,
     DataDir,
+    Drop,
     NoData,
     Output,
     Run,
     Seed,
     TrainData,
     Training,
+    dropped,
     grouped,
 )
 from latentfit.cli.parts import Parts
@@ -47,6 +49,7 @@ def train(
     out: Annotated[Path, typer.Option(help="the model's folder", show_default=False)],
     method: Annotated[str, typer.Option(help="a name of `latentfit methods`")] = "standard",
     labels: NoData = None,
+    drop: Drop = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the model in the folder")] = False,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -61,7 +64,7 @@ def train(
 
     methods.get(method)
     check_writable(out, overwrite=fresh)
-    source = load(data, data_dir, labels_key=labels)
+    source = load(data, data_dir, labels_key=labels, drop=dropped(drop))
     print(f"Data        {source.origin}")
     vae = VAE(
         method=method,
@@ -100,7 +103,7 @@ def sample(
         x = torch.cat(parts).numpy() if units is None else units.to_data(torch.cat(parts), drawn=not means)
     else:  # a prior alone draws codes
         x = model.sample(n, generator=torch.Generator().manual_seed(seed)).detach().numpy()
-    write(output, {"x": x}, _names(model, folder))
+    write(output, {"x": x}, column_names(model, folder))
 
 
 @app.command()
@@ -114,7 +117,8 @@ def encode(run: Run, data: Data, output: Output, labels: NoData = None, data_dir
     from latentfit.evaluation.codes import encode_rows
 
     model, folder = load_model(run)
-    module, rows, *_ = comparison_rows(model, folder, load(data, data_dir, labels_key=labels))
+    source = load(data, data_dir, labels_key=labels, columns=column_names(model, folder))
+    module, rows, *_ = comparison_rows(model, folder, source)
     codes = encode_rows(module, rows)
     write(output, {"mean": codes.mean.numpy(), "std": codes.std.numpy()})
 
@@ -139,9 +143,10 @@ def evaluate(
     from latentfit.evaluation.terms import elbo_terms
 
     model, folder = load_model(run)
-    module, rows, train, own = comparison_rows(model, folder, load(data, data_dir, labels_key=labels), held_out=True)
+    known: dict[str, Any] = {"labels_key": labels, "columns": column_names(model, folder)}
+    module, rows, train, own = comparison_rows(model, folder, load(data, data_dir, **known), held_out=True)
     if train_data is not None:
-        train = comparison_rows(model, folder, load(train_data, data_dir, labels_key=labels))[1]
+        train = comparison_rows(model, folder, load(train_data, data_dir, **known))[1]
     with Parts() as parts:
         parts("proposal", 0, 0)  # fitted before the first row is scored
         scored = log_likelihood(
@@ -318,8 +323,8 @@ def _named(source: Source) -> Any:
     return pd.DataFrame(source.x, columns=[str(name) for name in source.columns])
 
 
-def _names(model: Any, folder: Path) -> Sequence[str] | None:
-    """The names of the columns of the rows a model draws, where the user's table had names."""
+def column_names(model: Any, folder: Path) -> Sequence[str] | None:
+    """The names of the columns of a model's rows, where the table it was trained on had names."""
     units = model._units if hasattr(model, "module_") else _units(folder) if hasattr(model, "decoder") else None
     return None if units is None else units.columns
 

@@ -109,7 +109,13 @@ Labels = Annotated[
     str | None, typer.Option("--labels", help=f"{MARKS_HELP}: scores the embedding", callback=marks_option)
 ]
 NoData = Annotated[str | None, typer.Option("--labels", help="a column that holds labels: it is no data")]
+Drop = Annotated[str | None, typer.Option("--drop", help="columns of a table that are no data: id,date")]
 Open = Annotated[bool, typer.Option("--open", help="show the report in the browser")]
+
+
+def dropped(value: str | None) -> list[str]:
+    """The columns that --drop names."""
+    return [] if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
 @dataclasses.dataclass(frozen=True)

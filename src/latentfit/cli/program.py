@@ -24,6 +24,7 @@ INTERRUPTED = 130
 TYPED = {
     "labels_key": "--labels",
     "groups_key": "--groups",
+    "drop": "--drop",
     "X_train": "--train-data",
     "max_steps": "--max-steps",
     "likelihood": "--likelihood",

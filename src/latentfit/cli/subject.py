@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from latentfit.cli.marks import read_marks, split_marks
-from latentfit.cli.models import comparison_rows, load_model, own_rows
-from latentfit.cli.options import DataDir, DataOption, OwnDevice, TrainData, existing_file, one_of
+from latentfit.cli.models import column_names, comparison_rows, load_model, own_rows
+from latentfit.cli.options import DataDir, DataOption, Drop, OwnDevice, TrainData, dropped, existing_file, one_of
 from latentfit.cli.own_code import imported, module_of
 from latentfit.cli.program import note, note_of_rows, typed_words
 from latentfit.errors import InputError
@@ -40,6 +40,7 @@ class Asked:
     var_key: Annotated[str | None, typer.Option(help="of obsm, for --latents FILE.h5ad")] = None
     model: Annotated[str | None, typer.Option(help="FILE.py:NAME, a trained VAE of your own; FILE.py is run")] = None
     data: DataOption = None
+    drop: Drop = None
     train_data: TrainData = None
     likelihood: Annotated[str | None, typer.Option(help="of --model; without it log p(x) is not measured")] = None
     kl_weight: Annotated[float | None, typer.Option(help="that --model was trained with")] = None
@@ -158,11 +159,14 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None, 
 
     from latentfit.data.sources import load
 
-    source = load(asked.data, asked.data_dir, labels_key=label_column, groups_key=group_column)
+    known: dict[str, Any] = {"labels_key": label_column, "groups_key": group_column, "drop": dropped(asked.drop)}
+    if folder is not None:
+        known["columns"] = column_names(model, folder)
+    source = load(asked.data, asked.data_dir, **known)
     label, group = marks(len(source), source.labels, source.groups)
     more = None
     if asked.train_data is not None:
-        more = load(asked.train_data, asked.data_dir, labels_key=label_column, groups_key=group_column)
+        more = load(asked.train_data, asked.data_dir, **known)
     if asked.model is None:
         assert folder is not None
         if hasattr(model, "module_"):

@@ -31,10 +31,26 @@ class Table:
     note: str = ""
 
 
-def read_npy(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a file's columns are, by their names.
+
+    Attributes:
+        labels, groups: a column of a table or of obs, an array of an .npz, or a .npy file.
+        drop: columns of a table that are no data.
+        wanted: the data, in this order, where the table has all of them; its other columns are left out.
+    """
+
+    labels: str | None = None
+    groups: str | None = None
+    drop: tuple[str, ...] = ()
+    wanted: tuple[str, ...] | None = None
+
+
+def read_npy(path: Path, columns: Columns) -> Table:
     """A .npy file; labels and groups from .npy files of their own."""
     x = load_array(path)
-    return Table(x, _own_file(labels_key, path), _own_file(groups_key, path))
+    return Table(x, _own_file(columns.labels, path), _own_file(columns.groups, path))
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -53,7 +69,7 @@ def load_array(path: Path) -> np.ndarray:
     return array
 
 
-def read_npz(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def read_npz(path: Path, columns: Columns) -> Table:
     """A .npz file: the array x, X or data, or the only one; y or labels where present."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be read: it is not a complete .npz file; write it with numpy.savez.")
@@ -61,8 +77,8 @@ def read_npz(path: Path, labels_key: str | None, groups_key: str | None) -> Tabl
         # numpy leaves a file open that it opened itself and that is no archive
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = list(archive.files)
-            label_key = _pick(labels_key, LABEL_KEYS, keys, path)
-            group_key = _pick(groups_key, ("groups",), keys, path)
+            label_key = _pick(columns.labels, LABEL_KEYS, keys, path)
+            group_key = _pick(columns.groups, ("groups",), keys, path)
             others = [key for key in keys if key not in (label_key, group_key)]
             named = [key for key in DATA_KEYS if key in others]
             key = named[0] if named else (others[0] if len(others) == 1 else None)
@@ -78,7 +94,7 @@ def read_npz(path: Path, labels_key: str | None, groups_key: str | None) -> Tabl
     return Table(arrays[key], labels, None if group_key is None else arrays[group_key])
 
 
-def read_csv(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def read_csv(path: Path, columns: Columns) -> Table:
     """A .csv or .tsv file of numeric columns; separator and header as its first line shows."""
     import pandas as pd
 
@@ -101,10 +117,10 @@ def read_csv(path: Path, labels_key: str | None, groups_key: str | None) -> Tabl
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     frame.columns = [str(name) for name in frame.columns]
-    return _from_frame(frame, path, labels_key, groups_key)
+    return _from_frame(frame, path, columns)
 
 
-def read_parquet(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def read_parquet(path: Path, columns: Columns) -> Table:
     """A .parquet file of numeric columns."""
     import pandas as pd
 
@@ -114,10 +130,10 @@ def read_parquet(path: Path, labels_key: str | None, groups_key: str | None) -> 
     except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow's own errors derive from
         raise InputError(f"{path} is not a readable .parquet file: {_one_line(error)}.") from None
     frame.columns = [str(name) for name in frame.columns]
-    return _from_frame(frame, path, labels_key, groups_key)
+    return _from_frame(frame, path, columns)
 
 
-def read_h5ad(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def read_h5ad(path: Path, columns: Columns) -> Table:
     """An AnnData file: layers["counts"] where it exists, else X; labels and groups are columns of obs."""
     require_package("anndata", "anndata", path)
     with warnings.catch_warnings():
@@ -135,31 +151,37 @@ def read_h5ad(path: Path, labels_key: str | None, groups_key: str | None) -> Tab
     x = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
     return Table(
         x,
-        _obs(adata, labels_key, path),
-        _obs(adata, groups_key, path),
+        _obs(adata, columns.labels, path),
+        _obs(adata, columns.groups, path),
         tuple(map(str, adata.var_names)),
         "layers['counts']" if counts else "X",
     )
 
 
-def read_idx_file(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def read_idx_file(path: Path, columns: Columns) -> Table:
     """An idx file, gzipped or not."""
-    return Table(read_idx(path), _own_file(labels_key, path), _own_file(groups_key, path))
+    return Table(read_idx(path), _own_file(columns.labels, path), _own_file(columns.groups, path))
 
 
-def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def _from_frame(frame: Any, path: Path, columns: Columns) -> Table:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    note = ""
-    columns = list(frame.columns)
-    if columns and columns[0] == "Unnamed: 0" and _counts_rows(frame["Unnamed: 0"].to_numpy()):
-        frame, note = frame.drop(columns="Unnamed: 0"), "row numbers in the first column left out"
+    notes = []
+    if len(frame.columns) and frame.columns[0] == "Unnamed: 0" and _counts_rows(frame["Unnamed: 0"].to_numpy()):
+        frame = frame.drop(columns="Unnamed: 0")
+        notes.append("row numbers in the first column left out")
     taken = {}
-    for key in filter(None, (labels_key, groups_key)):
+    for key in filter(None, (columns.labels, columns.groups, *columns.drop)):
         if key not in frame.columns:
             raise InputError(f"{path} has no column {key!r}; its columns are {_listed(frame.columns)}.")
         taken[key] = frame[key].to_numpy()
     frame = frame.drop(columns=list(taken))
+    left_out = list(columns.drop)
+    if columns.wanted is not None and frame.columns.is_unique and set(columns.wanted) <= set(frame.columns):
+        left_out += [name for name in frame.columns if name not in columns.wanted]
+        frame = frame[list(columns.wanted)]
+    if left_out:
+        notes.append(f"left out: {_listed(left_out)}")
     if len(frame) == 0 or frame.shape[1] == 0:
         raise InputError(f"{path} has {len(frame)} rows and {frame.shape[1]} columns of data; expected numbers.")
     wrong = {}
@@ -182,10 +204,10 @@ def _from_frame(frame: Any, path: Path, labels_key: str | None, groups_key: str 
         x = frame.to_numpy(dtype=np.float64)
     return Table(
         x,
-        taken.get(labels_key) if labels_key else None,
-        taken.get(groups_key) if groups_key else None,
+        taken.get(columns.labels) if columns.labels else None,
+        taken.get(columns.groups) if columns.groups else None,
         tuple(frame.columns),
-        note,
+        ", ".join(notes),
     )
 
 
@@ -204,8 +226,8 @@ def _not_numbers(column: Any, name: str) -> str:
             f"{len(column):,} in all. Mend or drop them."
         )
     return (
-        f"is not numeric (first value {column.iloc[0]!r}). Leave it out, encode it (pandas.get_dummies), or use it as "
-        f"labels: labels_key={name!r}."
+        f"is not numeric (first value {column.iloc[0]!r}). Leave it out: drop={name!r}, use it as labels: "
+        f"labels_key={name!r}, or encode it (pandas.get_dummies)."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from latentfit.data.folder import read_folder
 from latentfit.data.idx import FILES, IDX_SETS, load_idx_set
 from latentfit.data.readers import (
+    Columns,
     Table,
     read_csv,
     read_h5ad,
@@ -25,7 +26,7 @@ from latentfit.data.readers import (
 from latentfit.data.splits import FRACTIONS, MNIST_FRACTIONS
 from latentfit.errors import InputError
 
-READERS: dict[str, Callable[[Path, str | None, str | None], Table]] = {
+READERS: dict[str, Callable[[Path, Columns], Table]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".csv": read_csv,
@@ -97,6 +98,8 @@ def load(
     *,
     labels_key: str | None = None,
     groups_key: str | None = None,
+    drop: str | Sequence[str] = (),
+    columns: Sequence[str] | None = None,
 ) -> Source:
     """Data by name, or from a file.
 
@@ -106,6 +109,9 @@ def load(
         data_dir: where named sets are looked for first, and downloaded to.
         labels_key: where the labels are: a column, an array of the .npz, a column of obs, or a .npy file.
         groups_key: where the groups are, likewise.
+        drop: a table's columns that are no data, such as numbers of rows, names and dates.
+        columns: those that are, as of the table that a model was trained on; a table that has all of them is read
+            in their order, and what else it has is left out.
 
     Raises:
         InputError: no such name or file, or one that cannot be used.
@@ -116,6 +122,9 @@ def load(
         'digits, 1,797 images 8x8, integers 0..16, from scikit-learn'
     """
     name = str(name_or_path)
+    dropped = (drop,) if isinstance(drop, str) else tuple(drop)
+    if dropped and (name == "digits" or name in IDX_SETS):
+        raise InputError(_nothing_to_drop(name, dropped))
     if name == "digits":
         return _digits()
     if name in IDX_SETS:
@@ -123,7 +132,7 @@ def load(
     path = Path(name_or_path)
     if not path.exists():
         raise InputError(_unknown(name))
-    table = _read(path, labels_key, groups_key)
+    table = _read(path, Columns(labels_key, groups_key, dropped, None if columns is None else tuple(columns)))
     return _from_table(table, path)
 
 
@@ -162,15 +171,22 @@ def _idx_set(name: str, data_dir: Path | None) -> Source:
     return Source(name, images, origin, labels=labels, is_test=is_test, fractions=MNIST_FRACTIONS, built_in=True)
 
 
-def _read(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
+def _read(path: Path, columns: Columns) -> Table:
+    reader = _reader(path)
+    if columns.drop and reader not in (read_csv, read_parquet):
+        raise InputError(_nothing_to_drop(path, columns.drop))
+    return reader(path, columns)
+
+
+def _reader(path: Path) -> Callable[[Path, Columns], Table]:
     if path.is_dir():
-        return read_folder(path)
+        return lambda folder, _: read_folder(folder)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-1] if suffixes else ""
     if "idx" in path.name.lower() and suffix not in READERS:
-        return read_idx_file(path, labels_key, groups_key)
+        return read_idx_file
     if suffix == ".gz" and suffixes[-2:-1] and suffixes[-2] in (".csv", ".tsv"):
-        return read_csv(path, labels_key, groups_key)
+        return read_csv
     if suffix not in READERS:
         advice = ADVICE.get(suffix, "save the array with numpy.save")
         raise InputError(
@@ -178,7 +194,7 @@ def _read(path: Path, labels_key: str | None, groups_key: str | None) -> Table:
         )
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes).")
-    return READERS[suffix](path, labels_key, groups_key)
+    return READERS[suffix]
 
 
 def _from_table(table: Table, path: Path) -> Source:
@@ -236,6 +252,10 @@ def _describe(x: np.ndarray) -> str:
         size = f"{x.shape[0]:,} images {'x'.join(map(str, x.shape[1:]))}"
     whole = x.dtype.kind in "biu" or bool((x == np.rint(x)).all())
     return f"{size}, " + (f"integers {int(low)}..{int(high)}" if whole else f"reals {low:.3g} to {high:.3g}")
+
+
+def _nothing_to_drop(name: str | Path, dropped: Sequence[str]) -> str:
+    return f"{name} has no named columns, so none to drop: {', '.join(dropped)}. Tables have: .csv, .tsv and .parquet."
 
 
 def _unknown(name: str) -> str:
