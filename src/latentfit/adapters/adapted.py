@@ -19,6 +19,7 @@ from latentfit.likelihoods import Normal
 from latentfit.model.contracts import LatentDistribution, Likelihood, Posterior, Prior
 from latentfit.model.vae import VAEModule
 from latentfit.saving import weights_sha256
+from latentfit.training.modes import modes_kept
 
 Reconstruction = Literal["nll", "sum", "mse_sum", "mse_mean", "bce_sum", "bce_mean"]
 
@@ -274,12 +275,9 @@ class LatentOnly(Likelihood):
 
 @contextmanager
 def in_eval(*modules: nn.Module) -> Iterator[None]:
-    """Modules in eval mode inside; each submodule's own flag is put back."""
-    training = [part for module in modules for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
+    """Foreign modules in eval mode inside, by their flags alone: `train` of somebody else's module may do anything."""
+    with modes_kept(*modules):
+        for module in modules:
+            for part in module.modules():
+                part.training = False
         yield
-    finally:
-        for part in training:
-            part.training = True

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latentfit.data.rows import Rows
 from latentfit.model.uncertain import Loss
+from latentfit.training.modes import in_eval
 
 #: rows over which statistics of batches are taken
 REFERENCE_ROWS = 512
@@ -23,22 +24,19 @@ def rest_held(model: nn.Module, network: nn.Module) -> Iterator[None]:
     Parts that are held keep their running statistics too: post hoc they belong to the model that was given. Only the
     likelihood is as in training, for a scale that follows the residuals may not be fixed yet.
     """
-    modes = {m: m.training for m in model.modules()}
     own = {id(p) for p in network.parameters()}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-    model.eval()
-    network.train()
-    if isinstance(likelihood := getattr(model, "likelihood", None), nn.Module):
-        likelihood.train()
-    try:
-        for p in others:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p in others:
-            p.requires_grad_(True)
-        for m, mode in modes.items():
-            m.training = mode
+    with in_eval(model):
+        network.train()
+        if isinstance(likelihood := getattr(model, "likelihood", None), nn.Module):
+            likelihood.train()
+        try:
+            for p in others:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
 
 
 def normalisations(network: nn.Module) -> list[_BatchNorm]:
@@ -71,17 +69,14 @@ def refresh(network: nn.Module, inputs: list[Tensor]) -> None:
     layers = normalisations(network)
     if not layers:
         return
-    modes = {m: m.training for m in network.modules()}
     momenta = [layer.momentum for layer in layers]
-    network.eval()
     try:
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain average, here of one batch
-            layer.train()
-        network(*inputs)
+        with in_eval(network):
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain average, here of one batch
+                layer.train()
+            network(*inputs)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for m, mode in modes.items():
-            m.training = mode

@@ -14,6 +14,7 @@ from latentfit.data.batch import Batch
 from latentfit.data.rows import Rows, as_batch
 from latentfit.errors import InputError
 from latentfit.model.vae import VAEModule
+from latentfit.training.modes import in_eval
 
 #: numbers of one activation at once, 1.6 MB in float32: larger ones leave the cache (a tenth slower)
 BLOCK_NUMBERS = 400_000
@@ -101,24 +102,18 @@ def frozen(*modules: nn.Module, random_state: int | None = None) -> Iterator[Non
     With `random_state`, global random numbers inside (densities that are unbiased but noisy draw them) are
     repeatable and the outer state is restored.
     """
-    parts = list({id(part): part for module in modules for part in module.modules()}.values())
-    modes = [(part, part.training) for part in parts]
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for module in modules:
-        module.eval()
     for parameter in parameters:
         parameter.requires_grad_(False)
     devices = sorted({p.get_device() for m in modules for p in m.parameters() if p.is_cuda})
     try:
-        with torch.random.fork_rng(devices=devices, enabled=random_state is not None):
+        with in_eval(*modules), torch.random.fork_rng(devices=devices, enabled=random_state is not None):
             if random_state is not None:
                 torch.manual_seed(random_state)
             yield
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for part, training in modes:
-            part.training = training
 
 
 def to_numpy(values: Tensor) -> np.ndarray:

@@ -104,106 +104,118 @@ def retrofit(
     if goal not in ("likelihood", "samples"):
         hint = " A frozen model's embedding does not move, so no prior can improve it." if goal == "embedding" else ""
         raise InputError(f"retrofit: goal must be 'likelihood' or 'samples', got {goal!r}.{hint}")
-    started = time.perf_counter()
     with overheard() as told:
         material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
-        vae = material.subject.vae
-        before = own_weights_sha256(vae)
-        if goal == "samples" and not material.subject.can_score:
-            raise InputError("retrofit: goal='samples' needs decoded samples; adapt the model with a decoder.")
-
-        rows_of = split(material, random_state)
-        fitted, selection, test = rows_of.fitted, rows_of.selection, rows_of.test
-        ladder = climb(
-            fitted,
-            rows_of.validation,
-            selection,
-            vae.prior,
-            rungs=priors,
-            random_state=random_state,
-            max_steps=_steps(max_minutes, len(priors)),
-            progress=progress,
-        )
-        guards = {
-            rung.name: check_prior(rung.prior, fitted, selection, p=vae.prior, random_state=random_state)
-            for rung in ladder.candidates
-        }
-        failed = {
-            rung.name: tuple(key for key, (ok, _) in guards[rung.name].items() if not ok) for rung in ladder.rungs
-        }
-        judged = rows_of.judged(material, choosing=goal == "samples")
-        quality = _qualities(material, ladder, features, judged, random_state) if material.subject.can_score else {}
-        if goal == "samples" and not quality:
-            raise InputError("retrofit: goal='samples' needs features=; this model's encoder cannot serve as features.")
-        kept = _keep(ladder, failed, quality if goal == "samples" else {})
-
-        gain = prior_gap(kept.prior, vae.prior, test, random_state=random_state)
-        if kept is ladder.nothing:
-            gain = Estimate(0.0, 0.0, (0.0, 0.0))
-        new = None if kept is ladder.nothing else kept.prior
-        after = vae if new is None else vae.with_parts(prior=new)
-        log_px_gain, n_scored, k = _paired(material, rows_of, vae, after, random_state, progress)
-        judge = ladder.best.prior
-        holes = [
-            prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
-            for prior in (vae.prior, kept.prior)
-        ]
-        rows = [
-            RungRow(
-                rung.name,
-                rung.gap,
-                quality[rung.name].frechet if rung.name in quality else None,
-                float(prior_holes(judge, rung.prior, selection, context=_contexts(selection)).share),
-                rung.seconds,
-                rung.n_parameters,
-                _milliseconds(rung.prior, selection),
-                failed.get(rung.name, ()),
-                rung is kept,
-            )
-            for rung in sorted(ladder.candidates, key=lambda rung: -rung.gap.value)
-        ]
-        kl = Estimate.of(to_numpy(test.kl_to_standard_normal()))
-        setting = RetrofitSetting(
-            model=material.subject.name,
-            understood=list(getattr(vae, "understood", [])),
-            likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
-            data_shape=tuple(material.test.x.shape[1:]),
-            latent_shape=tuple(vae.event_shape),
-            n_fit=len(fitted),
-            n_selection=len(selection),
-            n_test=len(test),
-            separate=material.separate,
-            chose=rows_of.chose,
-            goal=goal,
-            seconds=time.perf_counter() - started,
-            device=str(vae.device),
-            random_state=random_state,
-            n_scored=n_scored,
-            k=k,
-            lang=lang,
-            n_draws=vae.n_draws,
-        )
-        fix = Retrofit(
-            setting=setting,
-            prior=kept.prior,
-            model=put_in_place(model, vae, kept.prior, material.train),
-            gain=gain,
-            log_px_gain=log_px_gain,
-            rows=rows,
-            ladder=ladder,
-            holes=(float(holes[0].share), float(holes[1].share)),
-            samples=_samples(quality, kept),
-            kl=kl,
-            guards=guards[kept.name],
-            sha256=(before, own_weights_sha256(vae)),
-            pictures=draw_pictures(
-                material, new, holes[0], None if new is None else holes[1], random_state=random_state
-            ),
-        )
+        fix = _fitted(model, material, goal, tuple(priors), features, max_minutes, random_state, lang, progress)
         if finetune is not False:
             fix = _go_on(fix, model, material, finetune, objective, progress)
-    notes = list(dict.fromkeys([*getattr(vae, "notes", []), *told]))  # of a model adapted before, its own too
-    return replace(fix, setting=replace(fix.setting, notes=notes))
+    own = getattr(material.subject.vae, "notes", [])  # of a model adapted before
+    return replace(fix, setting=replace(fix.setting, notes=list(dict.fromkeys([*own, *told]))))
+
+
+def _fitted(
+    model: Any,
+    material: Material,
+    goal: Goal,
+    priors: tuple[str | Prior, ...],
+    features: Features | None,
+    max_minutes: float | None,
+    random_state: int,
+    lang: str,
+    progress: Progress | None,
+) -> Retrofit:
+    """The ladder fitted and judged, the prior that is kept, and what it wins."""
+    started = time.perf_counter()
+    vae = material.subject.vae
+    before = own_weights_sha256(vae)
+    if goal == "samples" and not material.subject.can_score:
+        raise InputError("retrofit: goal='samples' needs decoded samples; adapt the model with a decoder.")
+    parts = split(material, random_state)
+    fitted, selection, test = parts.fitted, parts.selection, parts.test
+    ladder = climb(
+        fitted,
+        parts.validation,
+        selection,
+        vae.prior,
+        rungs=priors,
+        random_state=random_state,
+        max_steps=_steps(max_minutes, len(priors)),
+        progress=progress,
+    )
+    guards = {
+        rung.name: check_prior(rung.prior, fitted, selection, p=vae.prior, random_state=random_state)
+        for rung in ladder.candidates
+    }
+    failed = {  # the model's own prior is kept whatever it fails
+        rung.name: tuple(key for key, (ok, _) in guards[rung.name].items() if not ok) for rung in ladder.rungs
+    }
+    judged = parts.judged(material, choosing=goal == "samples")
+    quality = _qualities(material, ladder, features, judged, random_state) if material.subject.can_score else {}
+    if goal == "samples" and not quality:
+        raise InputError("retrofit: goal='samples' needs features=; this model's encoder cannot serve as features.")
+    kept = _keep(ladder, failed, quality if goal == "samples" else {})
+
+    new = None if kept is ladder.nothing else kept.prior
+    gain = Estimate(0.0, 0.0, (0.0, 0.0))
+    if new is not None:
+        gain = prior_gap(new, vae.prior, test, random_state=random_state)
+    after = vae if new is None else vae.with_parts(prior=new)
+    log_px_gain, n_scored, k = _paired(material, parts, vae, after, random_state, progress)
+    judge = ladder.best.prior
+    holes = [
+        prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
+        for prior in (vae.prior, kept.prior)
+    ]
+    rows = [
+        RungRow(
+            rung.name,
+            rung.gap,
+            quality[rung.name].frechet if rung.name in quality else None,
+            float(prior_holes(judge, rung.prior, selection, context=_contexts(selection)).share),
+            rung.seconds,
+            rung.n_parameters,
+            _milliseconds(rung.prior, selection),
+            failed.get(rung.name, ()),
+            rung is kept,
+        )
+        for rung in sorted(ladder.candidates, key=lambda rung: -rung.gap.value)
+    ]
+    pictures = draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state)
+    setting = RetrofitSetting(
+        model=material.subject.name,
+        understood=list(getattr(vae, "understood", [])),
+        likelihood=(vae.likelihood.name or type(vae.likelihood).__name__) if material.subject.can_score else "",
+        data_shape=tuple(material.test.x.shape[1:]),
+        latent_shape=tuple(vae.event_shape),
+        n_fit=len(fitted),
+        n_selection=len(selection),
+        n_test=len(test),
+        separate=material.separate,
+        chose=parts.chose,
+        goal=goal,
+        seconds=time.perf_counter() - started,
+        device=str(vae.device),
+        random_state=random_state,
+        n_scored=n_scored,
+        k=k,
+        lang=lang,
+        n_draws=vae.n_draws,
+    )
+    return Retrofit(
+        setting=setting,
+        prior=kept.prior,
+        model=put_in_place(model, vae, kept.prior, material.train),
+        gain=gain,
+        log_px_gain=log_px_gain,
+        rows=rows,
+        ladder=ladder,
+        holes=(float(holes[0].share), float(holes[1].share)),
+        samples=_samples(quality, kept),
+        kl=Estimate.of(to_numpy(test.kl_to_standard_normal())),
+        guards=guards[kept.name],
+        sha256=(before, own_weights_sha256(vae)),
+        pictures=pictures,
+    )
 
 
 def _go_on(
@@ -320,7 +332,7 @@ def _milliseconds(prior: Prior, codes: Codes) -> float:
     with frozen(prior):
         for _ in range(3):
             start = time.perf_counter()
-            prior.sample(TIMED, context, torch.Generator(device=codes.mean.device).manual_seed(0))
+            prior.sample(TIMED, context, torch.Generator(device=codes.mean.device).manual_seed(0)).sum().item()
             seconds.append(time.perf_counter() - start)
     return 1e3 * min(seconds)
 

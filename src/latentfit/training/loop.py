@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from latentfit.errors import InputError, ReliabilityWarning, SavedFileError, Tra
 from latentfit.training.batches import ShuffledEpochs
 from latentfit.training.checkpoint import Checkpoints, layout
 from latentfit.training.history import Averages, History, Record
+from latentfit.training.modes import in_eval, in_training
 from latentfit.training.precision import autocast
 from latentfit.training.progress import Progress, ProgressEvent
 from latentfit.training.recipe import Recipe
@@ -148,7 +148,7 @@ def minimise(
         latest.update({**averages.take(), **more})
         history.records.append(dict(latest))
 
-    with isolated_rng(noise_seed, device), _training_mode(module, loss_module):
+    with isolated_rng(noise_seed, device), in_training(*state.roots.values()):
         good, spare = state.capture(everything=True), None
         resumed = files.start()
         if resumed is not None:
@@ -249,13 +249,10 @@ def minimise(
 def _validation(validate: Callable[[], float], state: TrainingState, recipe: Recipe) -> float:
     """Validate with the weights that would be kept; keep them if they are the best; see whether to stop."""
     counters, average = state.counters, state.average
-    modes = {m: m.training for root in state.roots.values() for m in root.modules()}
-    for root in state.roots.values():
-        root.eval()
     if average is not None:
         average.swap()
     try:
-        with torch.no_grad():
+        with in_eval(*state.roots.values()), torch.no_grad():
             value = float(validate())
         if math.isfinite(value) and (counters.best_value is None or value < counters.best_value):
             counters.best_value, counters.best_step, counters.stale = value, counters.step, 0
@@ -265,8 +262,6 @@ def _validation(validate: Callable[[], float], state: TrainingState, recipe: Rec
     finally:
         if average is not None:
             average.swap()
-        for m, mode in modes.items():
-            m.training = mode
     if recipe.patience is not None and counters.stale >= recipe.patience and counters.step >= recipe.min_steps:
         counters.stopped = "early"
     return value
@@ -331,19 +326,6 @@ class _Files:
                     ReliabilityWarning,
                     stacklevel=4,
                 )
-
-
-@contextmanager
-def _training_mode(*modules: nn.Module | None) -> Iterator[None]:
-    present = [m for m in modules if m is not None]
-    modes = {m: m.training for root in present for m in root.modules()}
-    for root in present:
-        root.train()
-    try:
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
 
 
 def _total(terms: Mapping[str, Tensor], step: int, first: int) -> Tensor:
