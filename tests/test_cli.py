@@ -193,6 +193,8 @@ def test_new_rows_go_the_way_of_the_runs_own(tmp_path: Path, monkeypatch: pytest
         scored = invoke("evaluate", run, "rows.csv", "--n-importance-samples", 10, "--json").stdout
         return np.load("c.npy").tolist(), np.load("s.npy").tolist(), scored
 
+    facts = json.loads(invoke("diagnose", "table", "--quick", "--json").stdout)
+    assert facts["setting"]["columns"] == ["a", "c", "d"]
     now = told_of("table")
     wider = pd.read_csv("rows.csv").assign(who="x")[["who", "d", "a", "b", "c"]]
     wider.to_csv("wider.csv", index=False)  # its columns are known by name

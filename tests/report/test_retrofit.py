@@ -173,6 +173,20 @@ def test_a_table_has_quantiles_instead_of_pictures(fix):
     assert "nats per row" in html
 
 
+def test_the_columns_of_a_table_have_their_names(fix):
+    flat = {
+        name: getattr(fix.pictures, name).reshape(-1, 64)
+        for name in ("originals", "reconstructions", "null_samples", "new_samples")
+    }
+    names = ["tuổi", EVIL, *map(str, range(62))]
+    table = replace(fix, setting=replace(fix.setting, data_shape=(64,)), pictures=replace(fix.pictures, **flat))
+    assert ">column 1</text>" in render_retrofit(table)
+    named = render_retrofit(replace(table, setting=replace(table.setting, columns=names)))
+    assert ">tuổi</text>" in named
+    assert EVIL not in named
+    assert ">column" not in named
+
+
 @pytest.mark.parametrize("lang", ["en", "vi"])
 def test_every_page_is_written_whole(fix, unchanged, tmp_path, lang):
     for result in (fix, unchanged):

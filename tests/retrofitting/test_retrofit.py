@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -148,6 +149,16 @@ def test_an_estimator_stays_one():
     assert np.allclose(fixed.model.transform(x), vae.transform(x))  # the encoder was not touched
     assert fixed.model.score_samples(x[:5]).shape == (5,)
     assert vae.module_.prior is not fixed.prior or not fixed.changed
+
+
+def test_columns_keep_their_names():
+    names = list("abcdefgh")
+    table = pd.DataFrame(rows(100, 1).numpy(), columns=names)
+    assert gather(displaced(), table, None).subject.columns == names
+    vae = lf.VAE(latent_dim=2, max_steps=5).fit(table)
+    fixed = lf.retrofit(vae, table, priors=("learned_gaussian",))
+    assert fixed.setting.columns == names
+    assert gather(displaced(), rows(100, 1), None).subject.columns == []
 
 
 def test_the_kept_prior_is_saved_and_comes_back(fix, tmp_path):

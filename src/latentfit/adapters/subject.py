@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Subject:
         loss, training_facts, own_rows: see `AdaptedVAE`; None where nothing is known.
         can_score: whether log p(x given z) can be computed.
         grey: whether its rows are grey pixels under a Bernoulli.
+        columns: names of a table's columns, or their numbers, where they are known.
     """
 
     vae: VAEModule
@@ -45,6 +46,7 @@ class Subject:
     own_rows: OwnRows | None = None
     can_score: bool = True
     grey: bool = False
+    columns: Sequence[str | int] = ()
 
     @property
     def can_decode(self) -> bool:
@@ -79,11 +81,14 @@ def subject(model: Any, example: Any = None) -> Subject:
             own_rows=model.own_rows,
             can_score=model.can_score,
             grey=grey,
+            columns=_names(example),
         )
     name = f"{type(model).__name__} ({model.likelihood.name})" if model.likelihood.name else type(model).__name__
     facts = None if model.trained is None else facts_of(model.trained)
     loss = None if facts is None or facts.kl_weight_reached is None else Loss(facts.kl_weight_reached, "nll")
-    return Subject(model, _rows_of(model, grey), name, loss=loss, training_facts=facts, grey=grey)
+    return Subject(
+        model, _rows_of(model, grey), name, loss=loss, training_facts=facts, grey=grey, columns=_names(example)
+    )
 
 
 def facts_of(trained: Mapping[str, Any]) -> TrainingFacts:
@@ -172,4 +177,11 @@ def _of_estimator(estimator: Any) -> Subject:
         f"{name} ({estimator.module_.likelihood.name})",
         loss=Loss(weight, "nll"),
         training_facts=facts_of(trained),
+        columns=estimator._units.model_columns,
     )
+
+
+def _names(example: Any) -> list[str]:
+    """What the columns of a DataFrame or the variables of an AnnData are called."""
+    names = getattr(example, "columns", getattr(example, "var_names", ()))
+    return [str(name) for name in names]

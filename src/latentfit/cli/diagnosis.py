@@ -127,6 +127,7 @@ def diagnose(
                 lang=shown.lang,
                 progress=parts,
             )
+        dx = given.named(dx)
     shown.tell(dx, context.obj, built_in)
     if fail_above is not None:
         low = dx.prior_gap.interval[0]

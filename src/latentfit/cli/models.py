@@ -254,6 +254,7 @@ class OwnRows:
         train, test: rows that its models were trained on, and those it opened once.
         picked: the test rows' numbers among the data's `n_rows`.
         labels, groups: of all rows, or None.
+        columns: what the columns of its models' rows are called.
     """
 
     train: Batch
@@ -262,6 +263,7 @@ class OwnRows:
     n_rows: int
     labels: np.ndarray | None
     groups: np.ndarray | None
+    columns: Sequence[str | int]
 
 
 def own_rows(model: Any, folder: Path) -> OwnRows:
@@ -289,7 +291,14 @@ def own_rows(model: Any, folder: Path) -> OwnRows:
         len(prepared.x),
         labels,
         groups,
+        own_columns(folder),
     )
+
+
+def own_columns(folder: Path) -> Sequence[str | int]:
+    """What the columns of a comparison's models are called; of a model saved alone it is not known."""
+    units = _units(folder)
+    return () if units is None else units.model_columns
 
 
 def check_vae(model: Any, folder: Path) -> None:

@@ -83,6 +83,7 @@ def retrofit(
             lang=shown.lang,
             progress=parts,
         )
+    fix = given.named(fix)
     shown.tell(fix, context.obj, given.built_in)
     if out is None:
         return

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from latentfit.cli.marks import read_marks, split_marks
-from latentfit.cli.models import column_names, comparison_rows, load_model, own_rows
+from latentfit.cli.models import column_names, comparison_rows, load_model, own_columns, own_rows
 from latentfit.cli.options import DataDir, DataOption, Drop, OwnDevice, TrainData, dropped, existing_file, one_of
 from latentfit.cli.own_code import imported, module_of
 from latentfit.cli.program import note, note_of_rows, typed_words
@@ -122,6 +123,7 @@ class Subject:
 
     Attributes:
         built_in: whether the rows are public, so that a report may show them.
+        columns: what a table's columns are called, where the model itself does not know.
     """
 
     model: Any
@@ -130,6 +132,13 @@ class Subject:
     labels: Any = None
     groups: Any = None
     built_in: bool = False
+    columns: Sequence[str | int] = ()
+
+    def named(self, result: Any) -> Any:
+        """A diagnosis or a retrofit of this model with the names of its columns."""
+        if not self.columns:
+            return result
+        return replace(result, setting=replace(result.setting, columns=self.columns))
 
 
 def subject(asked: Asked, labels: str | None = None, groups: str | None = None, lang: str = "en") -> Subject:
@@ -150,7 +159,8 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None, 
             if column is not None:
                 raise InputError(f"{name} {column}: a run keeps its own; give a file with one for each of its rows.")
         label, group = marks(rows.n_rows, rows.labels, rows.groups)
-        return Subject(model, rows.test, rows.train, _picked(label, rows.picked), _picked(group, rows.picked))
+        label, group = _picked(label, rows.picked), _picked(group, rows.picked)
+        return Subject(model, rows.test, rows.train, label, group, columns=rows.columns)
     if asked.model is not None and ":" in asked.data and not Path(asked.data).exists():
         test = imported(asked.data, "--data")
         train = None if asked.train_data is None else imported(asked.train_data, "--train-data")
@@ -177,13 +187,13 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None, 
             label, group = _picked(label, picked), _picked(group, picked)
         if more is not None:
             train = comparison_rows(model, folder, more)[1]
-        return Subject(model, test, train, label, group, source.built_in)
+        return Subject(model, test, train, label, group, source.built_in, own_columns(folder))
     x, train = as_tensors(source.x), None if more is None else as_tensors(more.x)
     if more is None and source.is_test is not None:
         note_of_rows(f"{source.name}: judged on its {source.n_test:,} test rows; priors are fitted on the others.")
         label, group = _picked(label, source.is_test), _picked(group, source.is_test)
         x, train = x[source.is_test], x[~source.is_test]
-    return Subject(_foreign(asked, x, lang), x, train, label, group, source.built_in)
+    return Subject(_foreign(asked, x, lang), x, train, label, group, source.built_in, source.columns or ())
 
 
 def as_tensors(x: Any) -> Any:

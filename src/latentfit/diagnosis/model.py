@@ -212,6 +212,7 @@ class _Found:
             missing=measures.missing,
             lang=lang,
             n_draws=uncertain.n_draws,
+            columns=under.columns,
         )
         return Diagnosis(
             setting=setting,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ class DiagnosisSetting:
         missing: the numbers that could not be measured, each with the reason.
         n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
         notes: what was warned of on the way, as it was shown.
+        columns: names of a table's columns, or their numbers from 0, where they are known.
     """
 
     model: str
@@ -57,6 +59,7 @@ class DiagnosisSetting:
     lang: str = "en"
     n_draws: int = 1
     notes: list[str] = field(default_factory=list)
+    columns: Sequence[str | int] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Setting(Protocol):
     def seconds(self) -> float: ...
     @property
     def device(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[str | int]: ...
 
 
 class ModelView(View):
@@ -51,7 +53,8 @@ class ModelView(View):
     def __init__(self, setting: Setting, ladder: Ladder, drawn: Pictures, new: str, lang: str, show: bool) -> None:
         shots = [drawn.originals, drawn.reconstructions, drawn.new_samples, drawn.null_samples]
         p = prior_name(ladder, lang)
-        super().__init__(lang, setting.data_shape, show=show, shots=shots, changed=bool(new), p=p)
+        shape, columns = setting.data_shape, setting.columns
+        super().__init__(lang, shape, show=show, shots=shots, changed=bool(new), p=p, columns=columns)
         self.setting, self.drawn, self.new = setting, drawn, new
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ class RetrofitSetting:
         chose: see `latentfit.retrofitting.rows.Parts`.
         n_draws: draws of the weights that make up the model; above 1 log p(x) is that of the VAE at their centre.
         notes: what was warned of on the way, as it was shown.
+        columns: names of a table's columns, or their numbers from 0, where they are known.
     """
 
     model: str
@@ -75,6 +77,7 @@ class RetrofitSetting:
     chose: str = "halves"
     n_draws: int = 1
     notes: list[str] = field(default_factory=list)
+    columns: Sequence[str | int] = ()
 
 
 @dataclass(frozen=True)

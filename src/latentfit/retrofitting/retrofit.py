@@ -200,6 +200,7 @@ def _fitted(
         k=k,
         lang=lang,
         n_draws=vae.n_draws,
+        columns=material.subject.columns,
     )
     return Retrofit(
         setting=setting,
