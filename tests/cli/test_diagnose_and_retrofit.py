@@ -331,10 +331,10 @@ def test_interrupting_says_what_is_left(command: str, place: Path, monkeypatch: 
 
 
 def test_parts_are_lines_with_their_time_and_a_terminal_sees_the_one_under_way() -> None:
-    def shown(live: bool) -> str:
+    def shown(live: bool, lang: str = "en") -> str:
         text: list[str] = []
         stream = SimpleNamespace(write=text.append, flush=lambda: None, isatty=lambda: live)
-        with Parts(stream) as parts:  # type: ignore[arg-type]  # what it uses of one
+        with Parts(stream, lang) as parts:  # type: ignore[arg-type]  # what it uses of one
             parts("prior gap", 0, 0)
             parts("mixture", 1, 20)
             parts("mixture", 2, 20)
@@ -342,6 +342,7 @@ def test_parts_are_lines_with_their_time_and_a_terminal_sees_the_one_under_way()
 
     assert [line.split()[:-2] for line in shown(False).splitlines()] == [["prior", "gap"], ["mixture"]]
     assert "\r  mixture             1 of 20" in shown(True)
+    assert shown(False, "vi").startswith("  độ hụt tiên nghiệm")
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def diagnose(
         arrays = read_latents(codes, groups, asked.mean_key, asked.var_key)
         from latentfit.diagnosis.latents import diagnose_latents
 
-        with Parts() as parts:
+        with Parts(lang=shown.lang) as parts:
             parts("prior gap", 0, 0)
             dx = diagnose_latents(**arrays, depth=depth, random_state=shown.seed, lang=shown.lang)
     else:
@@ -113,7 +113,7 @@ def diagnose(
 
         given = subject(asked, labels, groups, shown.lang)
         built_in = given.built_in
-        with Parts() as parts:
+        with Parts(lang=shown.lang) as parts:
             dx = run(
                 given.model,
                 given.test,

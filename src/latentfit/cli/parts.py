@@ -15,23 +15,27 @@ class Parts:
 
     Args:
         stream: where the lines go; on a terminal the part under way is shown too.
+        lang: "en" or "vi".
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, lang: str = "en") -> None:
         self.stream = sys.stderr if stream is None else stream
         self.live = self.stream.isatty()
-        self._part, self._since, self._shown = "", 0.0, 0.0
+        self.lang = lang
+        self._part, self._name, self._since, self._shown = "", "", 0.0, 0.0
 
     def __call__(self, part: str, done: int, of: int) -> None:
         """Called between two steps: it returns at once."""
         now = time.perf_counter()
         if part != self._part:
+            from latentfit.diagnosis.catalogue import clause  # torch: only once something runs that has it
+
             self._end()
-            self._part, self._since, self._shown = part, now, 0.0
+            self._part, self._name, self._since, self._shown = part, clause(part, self.lang), now, 0.0
         if self.live and now - self._shown > 0.2:
             self._shown = now
             state = f"{done:,} of {of:,}" if of else "..."
-            print(f"\r  {part:<{_NAME}}{state:<{_STATE}}", end="", file=self.stream, flush=True)
+            print(f"\r  {self._name:<{_NAME}}{state:<{_STATE}}", end="", file=self.stream, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +51,6 @@ class Parts:
     def _end(self) -> None:
         if self._part:
             took = f"{time.perf_counter() - self._since:.1f} s"
-            line = f"  {self._part:<{_NAME}}{took:>10}"
+            line = f"  {self._name:<{_NAME}}{took:>10}"
             print(f"\r{line:<{2 + _NAME + _STATE}}" if self.live else line, file=self.stream, flush=True)
         self._part = ""

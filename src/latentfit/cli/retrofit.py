@@ -70,7 +70,7 @@ def retrofit(
         check_writable(out, overwrite=fresh)
     # rows without training rows beside them are split by `retrofit` itself
     train, test = (given.test, None) if given.train is None else (given.train, given.test)
-    with Parts() as parts:
+    with Parts(lang=shown.lang) as parts:
         fix: Any = run(
             given.model,
             train,
