@@ -208,6 +208,20 @@ def test_under_autocast_networks_are_bf16_and_densities_float32(x):
     assert (coarse.mean() - kl.mean()).abs() > 1e-5
 
 
+def test_the_networks_of_a_second_vae_are_a_density_too(x):
+    prior = lf.priors.create("two_stage", latent_dim=2, hidden_features=8)
+    vae = lf.VAEModule(Recorded(3, 4), Recorded(2, 3), prior, latent_dim=2, likelihood="normal")
+    noise, x = torch.Generator(), x.float()
+    with torch.autocast("cpu", torch.bfloat16), torch.random.fork_rng():
+        torch.manual_seed(1)
+        terms = lf.ELBO()(vae, x, 0, noise.manual_seed(0))
+    z, log_q = vae.posterior(vae.encoder.last.float(), Batch(x)).rsample_with_log_prob(1, noise.manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        kl = log_q - prior.training_log_prob(z)
+    torch.testing.assert_close(terms["kl"], kl.mean(), rtol=1e-6, atol=1e-6)
+
+
 def test_autocast_is_as_it_was_after_the_loss(x):
     vae = lf.VAEModule(nn.Linear(3, 4), nn.Linear(2, 3), "standard", latent_dim=2, likelihood="normal")
     with torch.autocast("cpu", torch.bfloat16):

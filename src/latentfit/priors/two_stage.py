@@ -22,6 +22,7 @@ from latentfit.posteriors import DiagonalPosterior
 from latentfit.priors.second_model import SecondModel, ticks
 from latentfit.priors.standard import StandardNormalPrior
 from latentfit.training import isolated_rng
+from latentfit.training.precision import in_float32
 from latentfit.training.rng import standard_normal
 
 #: gamma at the start and at least, in units of the whitened latents. Started at 1, u would carry nothing, and that is
@@ -96,6 +97,7 @@ class TwoStagePrior(SecondModel):
         )
         self._start()
 
+    @in_float32()
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         rows, log_det = self._inside(z)
         batch = self._batch(rows, context)
@@ -103,6 +105,7 @@ class TwoStagePrior(SecondModel):
         log_w = self.second.log_likelihood(batch, u) + self.second.prior.log_prob(u) - log_r
         return (log_w.logsumexp(0) - math.log(self.inner_draws)).view(rows.shape[:-1]) + log_det
 
+    @in_float32()
     def training_log_prob(self, z: Tensor, batch: Batch | None = None) -> Tensor:
         """The bound, by one draw of u and the analytic KL: z (S, N, *event_shape) -> (S, N)."""
         rows, log_det = self._inside(z)

@@ -57,6 +57,16 @@ def only_networks(device: torch.device) -> Iterator[None]:
         _OF_NETWORKS.reset(token)
 
 
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """`run_network` in float32 inside `only_networks` too: networks that are themselves a density."""
+    token = _OF_NETWORKS.set(None)
+    try:
+        yield
+    finally:
+        _OF_NETWORKS.reset(token)
+
+
 def run_network(network: nn.Module, x: Tensor, *context: Tensor) -> Any:
     """network(x, *context); within `only_networks` under its autocast, the result in float32."""
     dtype = _OF_NETWORKS.get()
