@@ -39,7 +39,12 @@ CASES = {
     "overdispersed counts": (COUNTS, None, "counts", "negative_binomial"),
     "small Poisson counts": (rng.poisson(2.0, (300, 5)), None, "counts", "negative_binomial"),
     "sparse counts": (rng.poisson(0.1, (500, 50)), None, "counts", "negative_binomial"),
-    "unit interval": (rng.random((50, 4)), None, "unit", "continuous_bernoulli"),
+    "unit interval": (rng.random((50, 4)), None, "unit", "normal"),
+    "pictures in the unit interval": (rng.random((50, 4, 4)), None, "unit", "continuous_bernoulli"),
+    "pixels as columns": (rng.random((50, 9)).clip(0.2, 0.9) / 0.7 - 2 / 7, None, "unit", "continuous_bernoulli"),
+    "small reals": (1e-6 * rng.random((50, 4)), None, "real", "normal"),
+    "reals too large for float32 to tell their fractions": (1e9 * rng.random((50, 4)), None, "real", "normal"),
+    "whole numbers beyond float32": (rng.integers(0, 10**9, (50, 4)), None, "real", "normal"),
     "reals": (rng.standard_normal((50, 4)), None, "real", "normal"),
     "negative integers": (rng.integers(-5, 6, (50, 4)), None, "integers", "normal"),
 }

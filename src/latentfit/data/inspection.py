@@ -13,6 +13,12 @@ Kind = Literal["binary", "bounded_counts", "counts", "grey", "unit", "integers",
 
 #: above this, a shared maximum is taken for accident rather than a scale of n steps
 MAX_BOUNDED = 64
+#: whole numbers beyond it are not all told apart in float32, in which rows are kept
+MAX_WHOLE = 2**24
+#: the largest value, at least, of data that fill [0, 1]
+REACHES = 0.5
+#: share of entries at 0 or 1 from which a table in [0, 1] is taken for pixels or probabilities with mass at the ends
+AT_ENDS = 0.1
 #: images whose literature scores binarised pixels
 BINARISED = ("mnist", "fashion-mnist")
 
@@ -23,13 +29,13 @@ class DataKind:
 
     Attributes:
         kind: "binary" 0/1; "bounded_counts" integers 0..n; "counts" integers from 0 without a ceiling;
-            "grey" 8-bit 0..255; "unit" reals in [0, 1] with mass inside; "integers" with negative ones;
+            "grey" 8-bit 0..255; "unit" reals that fill [0, 1]; "integers" with negative ones;
             "real" anything else.
         minimum: smallest value.
         maximum: largest value.
-        integral: whether all values are whole numbers.
+        integral: whether all values are whole numbers that float32 tells apart.
         is_image: whether a row has two or more axes.
-        zero_share: share of entries that are 0.
+        zero_share, one_share: share of entries that are 0, and 1.
     """
 
     kind: Kind
@@ -38,6 +44,7 @@ class DataKind:
     integral: bool
     is_image: bool
     zero_share: float
+    one_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ def inspect(x: np.ndarray) -> DataKind:
     minimum, maximum = float(x.min()), float(x.max())
     if not (np.isfinite(minimum) and np.isfinite(maximum)):
         raise InputError("The data have NaN or infinite entries; remove them, or mark them with Batch.mask.")
-    integral = x.dtype.kind in "biu" or bool((x == np.rint(x)).all())
+    integral = max(-minimum, maximum) <= MAX_WHOLE and (x.dtype.kind in "biu" or bool((x == np.rint(x)).all()))
     return DataKind(
         kind=_kind(x, minimum, maximum, integral),
         minimum=minimum,
@@ -87,6 +94,7 @@ def inspect(x: np.ndarray) -> DataKind:
         integral=integral,
         is_image=x.ndim >= 3,
         zero_share=float((x == 0).mean()),
+        one_share=float((x == 1).mean()),
     )
 
 
@@ -136,6 +144,9 @@ def suggest_likelihood(x: np.ndarray, source_name: str | None = None) -> Suggest
                 reason=f"counts without a ceiling (largest {int(high):,}, {seen.zero_share:.0%} zeros)",
                 alternatives=["zinb", "poisson", "normal"],
             )
+        case "unit" if not seen.is_image and seen.zero_share + seen.one_share < AT_ENDS:
+            # a scale of its own for each column tells more than the two ends do
+            return Suggestion("normal", reason="reals in [0, 1]", alternatives=["continuous_bernoulli"])
         case "unit":
             return Suggestion("continuous_bernoulli", reason="reals in [0, 1]", alternatives=["normal"])
         case "integers":
@@ -157,7 +168,8 @@ def _kind(x: np.ndarray, minimum: float, maximum: float, integral: bool) -> Kind
         return "grey"
     if integral:
         return "counts"
-    return "unit" if minimum >= 0 and maximum <= 1 else "real"
+    # what stays far below 1 is small by its units
+    return "unit" if minimum >= 0 and REACHES <= maximum <= 1 else "real"
 
 
 def _has_ceiling(x: np.ndarray, maximum: float) -> bool:
