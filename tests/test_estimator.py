@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import numpy as np
@@ -159,6 +160,21 @@ def test_constant_columns_are_left_out_and_put_back(X) -> None:
         np.testing.assert_array_equal(fitted.elbo(wide), plain.elbo(X))
     with pytest.raises(InputError, match="All 2 columns are constant"):
         small().fit(np.ones((10, 2)))
+
+
+@pytest.mark.parametrize("exponent", [-15, 12])
+def test_log_densities_do_not_hang_on_the_units(X, exponent: int) -> None:
+    unit = 10.0**exponent
+    other = small().fit(X.astype(np.float64) * unit).elbo(X.astype(np.float64) * unit)
+    np.testing.assert_allclose(other + X.shape[1] * math.log(unit), small().fit(X).elbo(X), atol=0.02)
+
+
+def test_a_column_that_float32_blurs_or_that_comes_twice_is_told(X) -> None:
+    table = pd.DataFrame(X, columns=list("abcd")).assign(t=1.7e9 + np.arange(len(X)))
+    with pytest.warns(DataWarning, match="X: column t: values so close to each other"):
+        small().fit(table)
+    with pytest.raises(InputError, match="X has the column 'a' more than once"):
+        small().fit(pd.concat([table, table], axis=1))
 
 
 def test_what_holds_the_rows_does_not_matter(X) -> None:

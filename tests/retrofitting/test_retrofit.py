@@ -151,6 +151,15 @@ def test_an_estimator_stays_one():
     assert vae.module_.prior is not fixed.prior or not fixed.changed
 
 
+def test_too_few_rows_are_refused_in_one_line():
+    with pytest.raises(InputError, match="retrofit: X has 39 rows, of which a half fits priors"):
+        lf.retrofit(displaced(), rows(39, 1))
+    with pytest.raises(InputError, match="retrofit: X_train has 19 rows; at least 20"):
+        lf.retrofit(displaced(), rows(19, 1), X_test=rows(10, 2))
+    with pytest.raises(InputError, match="retrofit: X_test has 9 rows; at least 10"):
+        lf.retrofit(displaced(), rows(20, 1), X_test=rows(9, 2))
+
+
 def test_columns_keep_their_names():
     names = list("abcdefgh")
     table = pd.DataFrame(rows(100, 1).numpy(), columns=names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from latentfit.data.batch import Batch
-from latentfit.errors import InputError
+from latentfit.errors import DataWarning, InputError
 
 ACCEPTED = "an array, a tensor, a DataFrame, a torch Dataset or a DataLoader"
 
@@ -50,6 +51,8 @@ def as_batch(
     if context is not None:
         batch = replace(batch, context=_as_tensor(context, "context"))
     x = _checked(batch.x, what, dtype, min_rows, batch.mask)
+    if dtype == torch.float32 and batch.x.device.type == "cpu":
+        _warn_of_coarse(batch.x, what, getattr(X, "columns", None))
     given = batch.context
     if given is not None:
         given = given.unsqueeze(1) if given.dim() == 1 else given
@@ -90,6 +93,36 @@ def _checked(x: Tensor, what: str, dtype: torch.dtype, min_rows: int, mask: Tens
     return converted
 
 
+def coarse_columns(x: np.ndarray) -> list[int]:
+    """Columns of a table (N, D) that vary, but by fewer than 128 steps of float32 at their size.
+
+    >>> coarse_columns(np.array([[1.7e9, 1.0], [1.7e9 + 60, 2.0]]))
+    [0]
+    """
+    if x.ndim != 2 or x.dtype.kind not in "iuf" or x.dtype.itemsize < 4 or x.dtype == np.float32:
+        return []
+    low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+    step = np.finfo(np.float32).eps * np.maximum(abs(low), abs(high))
+    return np.flatnonzero((high > low) & (high - low < 128 * step)).tolist()
+
+
+def coarse_note(columns: list[int], names: Any = None) -> str:
+    """What is to be said of such columns."""
+    shown = [str(column if names is None else names[column]) for column in columns[:5]]
+    listed = ", ".join(shown) + (", ..." if len(columns) > 5 else "")
+    few = "column" if len(columns) == 1 else "columns"
+    return (
+        f"{few} {listed}: values so close to each other for their size are hardly told apart in float32, in which all "
+        "is computed; subtract the smallest value first"
+    )
+
+
+def _warn_of_coarse(x: Tensor, what: str, names: Any) -> None:
+    found = coarse_columns(x.detach().numpy()) if x.dtype in (torch.float64, torch.int64, torch.int32) else []
+    if found:
+        warnings.warn(f"{what}: {coarse_note(found, names)}.", DataWarning, stacklevel=3)
+
+
 def _all_finite(x: Tensor) -> bool:
     """Whether no entry is NaN or infinite; a finite sum settles it without a mask of x's size."""
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
@@ -102,7 +135,9 @@ def _require_finite(x: Tensor, what: str) -> None:
     missing = bool(torch.isnan(x).any())
     share = 1 - finite.double().mean().item()
     column = int((~finite).flatten(1).any(0).nonzero()[0])
-    advice = "mark what is missing with Batch(x, mask=observed)" if missing else "remove or clip them"
+    advice = "remove or clip them"
+    if missing:
+        advice = "fill or drop them; VAEModule and latentfit.fit take Batch(x, mask=observed)"
     raise InputError(
         f"{what} has {share:.2g} of its entries {'NaN' if missing else 'infinite (inf)'}, first in "
         f"column {column}; "
@@ -176,8 +211,8 @@ def _from_pandas(X: Any, what: str) -> Tensor:
         position = int(np.isnan(array).any(axis=0).argmax())
         raise InputError(
             f"{what} has {np.isnan(array).mean():.2g} of its entries NaN, first in column "
-            f"{frame.columns[position]!r}; expected finite numbers: mark what is missing with Batch(x, "
-            "mask=observed)."
+            f"{frame.columns[position]!r}; expected finite numbers: fill or drop them; VAEModule and latentfit.fit "
+            "take Batch(x, mask=observed)."
         )
     return _from_array(array, what)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from latentfit.data.batch import Batch
+from latentfit.data.conversion import coarse_columns, coarse_note
 from latentfit.data.inspection import DataKind, inspect, suggest_likelihood
 from latentfit.data.noise import Binarise, Dequantise, binarise_once, dequantise_once
 from latentfit.data.rows import Prepare
@@ -123,7 +124,7 @@ def prepare_rows(
     data_shape = x.shape[1:]
     constants: tuple[tuple[int, float], ...] = ()
     if len(data_shape) == 1:
-        train = x[train_rows]
+        train = x[train_rows].astype(np.float32)  # as the VAE sees them
         dropped = np.flatnonzero((train == train[:1]).all(axis=0))
         if len(dropped) == data_shape[0]:
             raise InputError(f"All {data_shape[0]} columns are constant: there is nothing to model.")
@@ -136,6 +137,9 @@ def prepare_rows(
         some = ", ".join(units.name(column) for column, _ in constants[:5]) + (", ..." if len(constants) > 5 else "")
         what = "1 constant column is" if len(constants) == 1 else f"{len(constants)} constant columns are"
         notes.append(f"{what} left out of the model: {some}")
+    coarse = coarse_columns(x)
+    if coarse:
+        notes.append(coarse_note(coarse, names))
     data = prepare_data(
         units.arrange(x), train_rows, likelihood=likelihood, source_name=source_name, random_state=random_state
     )

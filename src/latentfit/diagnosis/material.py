@@ -26,6 +26,8 @@ VALIDATION_SHARE = 0.1
 #: numbers of training rows kept beside their codes, a gigabyte in float32; a loader is read through once
 KEPT_NUMBERS = 250_000_000
 LOADED_ROWS = 256
+#: rows that priors are fitted on, and rows that judge them, at least
+FEWEST_TRAIN, FEWEST_TEST = 20, 10
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def gather(
     rows that the model keeps.
 
     Raises:
-        InputError: no rows at all, labels or groups of another length.
+        InputError: no rows at all, or too few; labels or groups of another length.
 
     Warns:
         DataWarning: where test rows are training rows.
@@ -113,6 +115,11 @@ def gather(
         )
     if X_test is None or X_train is None:
         rows = under.rows(example, "X")
+        if len(rows) < 2 * FEWEST_TRAIN:
+            raise InputError(
+                f"{what}: X has {len(rows)} rows, of which a half fits priors and the other half judges them: at least "
+                f"{2 * FEWEST_TRAIN} are needed."
+            )
         label, group = _per_row(labels, rows, "labels", what), _per_row(groups, rows, "groups", what)
         codes = encode_rows(under.vae, rows, groups=group, random_state=random_state)
         fitted, judged = split_rows(len(rows), group, 0.5, random_state)
@@ -209,6 +216,9 @@ def _apart(
     what: str,
     codes: Codes | None = None,
 ) -> Material:
+    for name, rows, fewest in (("X_train", train, FEWEST_TRAIN), ("X_test", test, FEWEST_TEST)):
+        if len(rows) < fewest:
+            raise InputError(f"{what}: {name} has {len(rows)} rows; at least {fewest} are needed.")
     group = _per_row(groups, test, "groups", what)
     return Material(
         under,

@@ -310,6 +310,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Checked rows (n, *data_shape) float32; uint8 stays, for that type says that they are grey."""
         if isinstance(X, Batch) and not (X.context is X.mask is X.weight is None):
             raise InputError("VAE takes bare rows; for a context, a mask or weights use VAEModule and latentfit.fit.")
+        if hasattr(X, "columns") and not X.columns.is_unique:
+            twice = X.columns[X.columns.duplicated()][0]
+            raise InputError(f"X has the column {twice!r} more than once; give every column a name of its own.")
         numbers = X.astype(np.float64) if isinstance(X, np.ndarray) and X.dtype == object else X
         x = np.ascontiguousarray(as_batch(numbers, min_rows=2 if reset else 1).x.cpu().numpy())
         if str(getattr(X, "dtype", "")).removeprefix("torch.") == "uint8":
