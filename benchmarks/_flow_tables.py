@@ -52,9 +52,16 @@ def table(runs: Facts, rows: int, steps: int, words: Mapping[str, str]) -> str:
             found.setdefault(arm, {})[seed] = run
     base = found.get("standard", {})
     any_run = next(iter(next(iter(found.values())).values()))
+    trained: dict[str, list[str]] = {}
+    for arm, label in words.items():
+        for run in found.get(arm, {}).values():
+            if label not in trained.setdefault(run["trained"], []):
+                trained[run["trained"]].append(label)
+    rest = max(trained, key=lambda device: len(trained[device]))
+    other = [f"{device}: {', '.join(labels)}" for device, labels in trained.items() if device != rest]
     lines = [
         f"**{rows:,} training images, {steps:,} steps**; {any_run['n_test']:,} test images, {any_run['k']:,} "
-        f"importance samples; trained on: {any_run['trained']}."
+        f"importance samples; trained on: {'; '.join([*other, rest])}."
         + (TOO_SHORT if steps * BATCH < ENOUGH_PASSES * rows else ""),
         "",
         "| | seeds | -log p(x) | won over N(0, I) | -ELBO | inference gap | active units | best step |",

@@ -151,6 +151,16 @@ def test_an_estimator_stays_one():
     assert vae.module_.prior is not fixed.prior or not fixed.changed
 
 
+def test_the_kl_is_that_from_the_models_own_prior(fix):
+    vae = displaced()
+    terms = lf.evaluation.elbo_terms(vae, rows(600, 2), n_draws=64)
+    assert fix.kl.value == pytest.approx(terms.kl.value, abs=0.15)
+    normal = displaced()
+    normal.prior = lf.priors.create("standard", latent_dim=2)
+    other = lf.evaluation.elbo_terms(normal, rows(600, 2), n_draws=64)
+    assert abs(fix.kl.value - other.kl.value) > 2
+
+
 def test_too_few_rows_are_refused_in_one_line():
     with pytest.raises(InputError, match="retrofit: X has 39 rows, of which a half fits priors"):
         lf.retrofit(displaced(), rows(39, 1))

@@ -18,9 +18,8 @@ from latentfit.errors import InputError, overheard
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.gap import PlugIn, plug_in_mismatch
+from latentfit.evaluation.gap import PlugIn, kl_per_row, plug_in_mismatch
 from latentfit.evaluation.ladder import Ladder, climb, cross_fit, split_rows
-from latentfit.evaluation.rows import to_numpy
 from latentfit.priors import create
 
 #: draws that judge a rung, at most, where there are more rows than one draw each needs
@@ -188,7 +187,7 @@ def _diagnosed(
             random_state=random_state,
             max_steps=max_steps,
         )
-    kl = Estimate.of(to_numpy(codes.kl_to_standard_normal()), groups=codes.groups)
+    kl = Estimate.of(kl_per_row(p, codes, random_state=random_state), groups=codes.groups)
     units = active_units(codes)
     plug_in = plug_in_mismatch(codes[:: max(1, len(codes) // PLUG_IN_ROWS)], p, random_state=random_state)
     return LatentDiagnosis(

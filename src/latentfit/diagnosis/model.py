@@ -36,9 +36,8 @@ from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.dimension import intrinsic_dimension
 from latentfit.evaluation.escalation import Scored, gate_fails
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.gap import gap_by_group
+from latentfit.evaluation.gap import gap_by_group, kl_per_row
 from latentfit.evaluation.ladder import Progress
-from latentfit.evaluation.rows import to_numpy
 from latentfit.evaluation.terms import ELBOTerms
 from latentfit.model import RANKABLE, VAEModule
 
@@ -122,7 +121,7 @@ class _Found:
         self.measures, self.material = measures, material
         self.ladder = measures.ladder()
         self.units = active_units(test)
-        self.kl = Estimate.of(to_numpy(test.kl_to_standard_normal()), groups=test.groups)
+        self.kl = Estimate.of(kl_per_row(vae.prior, test, random_state=measures.seed), groups=test.groups)
         self.calibration = measures.calibration() if scorable else None
         self.beta, self.formula = measures.beta(self.calibration)
         self.findings = [_training(material.subject), *self._decoder()]

@@ -122,7 +122,7 @@ def inference_finding(
 def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
     """The prior gap: below a tenth of a nat it is not worth a larger model, however significant."""
     parameters = {"gap": gap, "share": share, **facts}
-    if gap.interval[0] <= 0 or gap.value <= WORTHWHILE:
+    if not gap.interval[0] > 0 or gap.value <= WORTHWHILE:  # nor where it is not known, as with one group
         return Finding("LF-PRIOR-02", "ok", parameters)
     grave: Status = "improve" if gap.value > 5 * WORTHWHILE or share > 0.03 else "small"
     return Finding("LF-PRIOR-01", grave, parameters, gap)

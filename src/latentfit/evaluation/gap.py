@@ -15,6 +15,7 @@ from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.rows import blocks, frozen, to_numpy
 from latentfit.model.contracts import LOG_2PI, RANKABLE, Prior
+from latentfit.priors.standard import StandardNormalPrior
 
 #: latents scored at once
 BLOCK_LATENTS = 8_192
@@ -53,6 +54,21 @@ def prior_gap(
 def prior_gap_per_row(r: Prior, p: Prior, codes: Codes, *, n_draws: int = 4, random_state: int = 0) -> np.ndarray:
     """log r(z) - log p(z) of each row, averaged over its draws: (N,), nats."""
     return log_ratios(r, p, codes, n_draws=n_draws, random_state=random_state).mean(0)
+
+
+def kl_per_row(p: Prior, codes: Codes, *, n_draws: int = 4, random_state: int = 0) -> np.ndarray:
+    """KL(q(z given x) || p) of each row: (N,), nats.
+
+    Closed against N(0, I); against another p what that wins over N(0, I), by draws of z, is taken off.
+
+    Raises:
+        CapabilityError: a p that has no density.
+    """
+    closed = to_numpy(codes.kl_to_standard_normal())
+    normal = StandardNormalPrior(codes.mean.shape[1:]).to(codes.mean)
+    if type(p) is StandardNormalPrior:
+        return closed
+    return closed - prior_gap_per_row(p, normal, codes, n_draws=n_draws, random_state=random_state)
 
 
 def log_ratios(r: Prior, p: Prior, codes: Codes, *, n_draws: int, random_state: int) -> np.ndarray:

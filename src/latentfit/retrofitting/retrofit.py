@@ -17,12 +17,12 @@ from latentfit.errors import CapabilityError, InputError, overheard
 from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.escalation import escalate
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.gap import prior_gap
+from latentfit.evaluation.gap import kl_per_row, prior_gap
 from latentfit.evaluation.guards import check_prior
 from latentfit.evaluation.holes import prior_holes
 from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb
 from latentfit.evaluation.proposal import fit_proposal
-from latentfit.evaluation.rows import frozen, to_numpy
+from latentfit.evaluation.rows import frozen
 from latentfit.evaluation.samples import Features, SampleQuality, encoder_features, sample_quality
 from latentfit.model import ELBO, RANKABLE, Prior, VAEModule
 from latentfit.retrofitting.finetune import finetune as go_on
@@ -212,7 +212,7 @@ def _fitted(
         ladder=ladder,
         holes=(float(holes[0].share), float(holes[1].share)),
         samples=_samples(quality, kept),
-        kl=Estimate.of(to_numpy(test.kl_to_standard_normal())),
+        kl=Estimate.of(kl_per_row(vae.prior, test, random_state=random_state)),
         guards=guards[kept.name],
         sha256=(before, own_weights_sha256(vae)),
         pictures=pictures,
