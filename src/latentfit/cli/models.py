@@ -107,7 +107,9 @@ def sample(
 
 
 @app.command()
-def encode(run: Run, data: Data, output: Output, labels: NoData = None, data_dir: DataDir = None) -> None:
+def encode(
+    run: Run, data: Data, output: Output, labels: NoData = None, drop: Drop = None, data_dir: DataDir = None
+) -> None:
     """Write the codes of rows, q(z given x).
 
     Mean and std to .npz, the means alone to .npy and .csv.
@@ -117,7 +119,8 @@ def encode(run: Run, data: Data, output: Output, labels: NoData = None, data_dir
     from latentfit.evaluation.codes import encode_rows
 
     model, folder = load_model(run)
-    source = load(data, data_dir, labels_key=labels, columns=column_names(model, folder))
+    names = column_names(model, folder)
+    source = load(data, data_dir, labels_key=labels, drop=dropped(drop), columns=names)
     module, rows, *_ = comparison_rows(model, folder, source)
     codes = encode_rows(module, rows)
     write(output, {"mean": codes.mean.numpy(), "std": codes.std.numpy()})
@@ -130,6 +133,7 @@ def evaluate(
     n_importance_samples: Annotated[int, typer.Option(min=1, help="draws per row for log p(x)")] = 1000,
     train_data: TrainData = None,
     labels: NoData = None,
+    drop: Drop = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -143,7 +147,7 @@ def evaluate(
     from latentfit.evaluation.terms import elbo_terms
 
     model, folder = load_model(run)
-    known: dict[str, Any] = {"labels_key": labels, "columns": column_names(model, folder)}
+    known: dict[str, Any] = {"labels_key": labels, "drop": dropped(drop), "columns": column_names(model, folder)}
     module, rows, train, own = comparison_rows(model, folder, load(data, data_dir, **known), held_out=True)
     if train_data is not None:
         train = comparison_rows(model, folder, load(train_data, data_dir, **known))[1]
