@@ -184,15 +184,20 @@ def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:
     from latentfit.estimator import load
     from latentfit.training import Recipe
 
-    folder = run / "best" if (run / "best" / "config.json").is_file() else run
-    if folder == run and (run / "plan.json").is_file():
-        raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
+    folder = _model_folder(run)
     where = Recipe(device=device or "cpu").torch_device()
     model = load(folder, map_location=where)
     # any other estimator in a run's folder brings units of its own, and may have been trained on other rows
     if folder.name == "best" and hasattr(model, "module_") and _units(folder) is not None:
         model = model.module_
     return model, folder
+
+
+def _model_folder(run: Path) -> Path:
+    folder = run / "best" if (run / "best" / "config.json").is_file() else run
+    if folder == run and (run / "plan.json").is_file():
+        raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
+    return folder
 
 
 def in_own_units(run: Path, changed: Any, rows: Any) -> Any:
@@ -205,7 +210,7 @@ def in_own_units(run: Path, changed: Any, rows: Any) -> Any:
     """
     from latentfit.estimator import load
 
-    saved = load(load_model(run)[1])
+    saved = load(_model_folder(run))
     alone = hasattr(saved, "module_") and not hasattr(changed, "module_")
     return saved._with_module(changed, rows.x) if alone else changed
 
@@ -295,7 +300,7 @@ def own_rows(model: Any, folder: Path) -> OwnRows:
         len(prepared.x),
         labels,
         groups,
-        own_columns(folder),
+        prepared.units.model_columns,
     )
 
 

@@ -51,8 +51,11 @@ def as_batch(
     if context is not None:
         batch = replace(batch, context=_as_tensor(context, "context"))
     x = _checked(batch.x, what, dtype, min_rows, batch.mask)
-    if dtype == torch.float32 and batch.x.device.type == "cpu":
-        _warn_of_coarse(batch.x, what, getattr(X, "columns", None))
+    if dtype == torch.float32 and batch.x.device.type == "cpu" and batch.x.dtype != torch.bfloat16:
+        coarse = coarse_columns(batch.x.detach().numpy())
+        if coarse:
+            note = coarse_note(coarse, getattr(X, "columns", None))
+            warnings.warn(f"{what}: {note}.", DataWarning, stacklevel=2)
     given = batch.context
     if given is not None:
         given = given.unsqueeze(1) if given.dim() == 1 else given
@@ -115,12 +118,6 @@ def coarse_note(columns: list[int], names: Any = None) -> str:
         f"{few} {listed}: values so close to each other for their size are hardly told apart in float32, in which all "
         "is computed; subtract the smallest value first"
     )
-
-
-def _warn_of_coarse(x: Tensor, what: str, names: Any) -> None:
-    found = coarse_columns(x.detach().numpy()) if x.dtype in (torch.float64, torch.int64, torch.int32) else []
-    if found:
-        warnings.warn(f"{what}: {coarse_note(found, names)}.", DataWarning, stacklevel=3)
 
 
 def _all_finite(x: Tensor) -> bool:

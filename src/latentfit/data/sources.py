@@ -123,12 +123,10 @@ def load(
     """
     name = str(name_or_path)
     dropped = (drop,) if isinstance(drop, str) else tuple(drop)
-    if dropped and (name == "digits" or name in IDX_SETS):
-        raise InputError(_nothing_to_drop(name, dropped))
-    if name == "digits":
-        return _digits()
-    if name in IDX_SETS:
-        return _idx_set(name, data_dir)
+    if name == "digits" or name in IDX_SETS:
+        if dropped:
+            raise InputError(_nothing_to_drop(name, dropped))
+        return _digits() if name == "digits" else _idx_set(name, data_dir)
     path = Path(name_or_path)
     if not path.exists():
         raise InputError(_unknown(name))

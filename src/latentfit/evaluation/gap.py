@@ -65,9 +65,9 @@ def kl_per_row(p: Prior, codes: Codes, *, n_draws: int = 4, random_state: int = 
         CapabilityError: a p that has no density.
     """
     closed = to_numpy(codes.kl_to_standard_normal())
-    normal = StandardNormalPrior(codes.mean.shape[1:]).to(codes.mean)
     if type(p) is StandardNormalPrior:
         return closed
+    normal = StandardNormalPrior(codes.mean.shape[1:]).to(codes.mean)
     return closed - prior_gap_per_row(p, normal, codes, n_draws=n_draws, random_state=random_state)
 
 

@@ -104,9 +104,12 @@ def retrofit(
     if goal not in ("likelihood", "samples"):
         hint = " A frozen model's embedding does not move, so no prior can improve it." if goal == "embedding" else ""
         raise InputError(f"retrofit: goal must be 'likelihood' or 'samples', got {goal!r}.{hint}")
+    started = time.perf_counter()
     with overheard() as told:
         material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
-        fix = _fitted(model, material, goal, tuple(priors), features, max_minutes, random_state, lang, progress)
+        fix = _fitted(
+            model, material, goal, tuple(priors), features, max_minutes, random_state, lang, progress, started
+        )
         if finetune is not False:
             fix = _go_on(fix, model, material, finetune, objective, progress)
     own = getattr(material.subject.vae, "notes", [])  # of a model adapted before
@@ -123,9 +126,9 @@ def _fitted(
     random_state: int,
     lang: str,
     progress: Progress | None,
+    started: float,
 ) -> Retrofit:
     """The ladder fitted and judged, the prior that is kept, and what it wins."""
-    started = time.perf_counter()
     vae = material.subject.vae
     before = own_weights_sha256(vae)
     if goal == "samples" and not material.subject.can_score:
@@ -180,7 +183,6 @@ def _fitted(
         )
         for rung in sorted(ladder.candidates, key=lambda rung: -rung.gap.value)
     ]
-    pictures = draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state)
     setting = RetrofitSetting(
         model=material.subject.name,
         understood=list(getattr(vae, "understood", [])),
@@ -215,7 +217,7 @@ def _fitted(
         kl=Estimate.of(kl_per_row(vae.prior, test, random_state=random_state)),
         guards=guards[kept.name],
         sha256=(before, own_weights_sha256(vae)),
-        pictures=pictures,
+        pictures=draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state),
     )
 
 

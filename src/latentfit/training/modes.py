@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
@@ -20,18 +20,14 @@ def modes_kept(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def in_eval(*modules: nn.Module) -> Iterator[None]:
+def in_training(*modules: nn.Module, mode: bool = True) -> Iterator[None]:
+    """Training mode, or eval mode where `mode` is False, and each part's own mode afterwards."""
+    with modes_kept(*modules):
+        for module in modules:
+            module.train(mode)
+        yield
+
+
+def in_eval(*modules: nn.Module) -> AbstractContextManager[None]:
     """Eval mode, each part's own mode afterwards: dropout would freeze one draw, batch statistics would move."""
-    with modes_kept(*modules):
-        for module in modules:
-            module.eval()
-        yield
-
-
-@contextmanager
-def in_training(*modules: nn.Module) -> Iterator[None]:
-    """Training mode, each part's own mode afterwards."""
-    with modes_kept(*modules):
-        for module in modules:
-            module.train()
-        yield
+    return in_training(*modules, mode=False)
