@@ -145,7 +145,8 @@ def suggest_likelihood(x: np.ndarray, source_name: str | None = None) -> Suggest
                 alternatives=["zinb", "poisson", "normal"],
             )
         case "unit" if not seen.is_image and seen.zero_share + seen.one_share < AT_ENDS:
-            # a scale of its own for each column tells more than the two ends do
+            # a scale of its own for each column tells more than the two ends, on three tables of four:
+            # benchmarks/unit_tables.py
             return Suggestion("normal", reason="reals in [0, 1]", alternatives=["continuous_bernoulli"])
         case "unit":
             return Suggestion("continuous_bernoulli", reason="reals in [0, 1]", alternatives=["normal"])
