@@ -20,7 +20,7 @@ SENTENCES: dict[str, str] = {
     "report.tile.samples.note.noise": "own-encoder Fréchet; reconstructions: {floor}, a floor that only the noise of so few {units} passes",
     "report.tile.cost": "to train the recommended VAE",
     "report.tile.cost.post hoc": "to fit the prior, weights untouched",
-    "report.tile.cost.none": "nothing to pay: N(0, I) stays",
+    "report.tile.cost.none": "nothing to pay: {p} stays",
     "report.tile.cost.note": "{added:+,} parameters; {ms} ms per 1,000 samples, N(0, I): {null_ms} ms",
     # the report: see it
     "report.see.title": "See it",

@@ -20,7 +20,7 @@ SENTENCES: dict[str, str] = {
     "report.tile.samples.note.noise": "Fréchet theo chính bộ mã hoá (encoder); bản tái tạo: {floor}, mức sàn chỉ vượt được nhờ nhiễu của quá ít {units}",
     "report.tile.cost": "để huấn luyện VAE được khuyên dùng",
     "report.tile.cost.post hoc": "để khớp tiên nghiệm, không đụng tới trọng số",
-    "report.tile.cost.none": "không tốn gì: giữ N(0, I)",
+    "report.tile.cost.none": "không tốn gì: giữ {p}",
     "report.tile.cost.note": "{added:+,} tham số; {ms} ms cho 1,000 mẫu, N(0, I): {null_ms} ms",
     # báo cáo: nhìn tận mắt
     "report.see.title": "Nhìn tận mắt",
