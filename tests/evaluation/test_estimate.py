@@ -65,3 +65,21 @@ def test_what_cannot_be_averaged_is_refused():
         Estimate.of([])
     with pytest.raises(InputError, match="groups has shape"):
         Estimate.of([1.0, 2.0], groups=[1])
+
+
+def test_rows_of_weight_0_are_not_counted():
+    values, weights = [1.0, 2.0, 4.0, 100.0, 7.0], [1.0, 2.0, 1.0, 0.0, 0.0]
+    assert Estimate.of(values, weights=weights) == Estimate.of(values[:3], weights=weights[:3])
+    groups = ["a", "b", "b", "c", "d"]
+    assert Estimate.of(values, weights=weights, groups=groups) == Estimate.of(
+        values[:3], weights=weights[:3], groups=groups[:3]
+    )
+    for wrong in ([0.0] * 5, [-1.0, 1, 1, 1, 1]):
+        with pytest.raises(InputError, match="weights must be 0 or more"):
+            Estimate.of(values, weights=wrong)
+
+
+def test_small_numbers_keep_their_digits():
+    assert str(Estimate(2e-6, 1e-7, (1.8e-6, 2.2e-6))) == "2.0e-06 ± 1e-07"
+    assert str(Estimate(0.0, 0.0, (0.0, 0.0))) == "0.0 ± 0.0"
+    assert str(Estimate(1.5, 1e-7, (1.5, 1.5))) == "1.5000 ± 0.0000"

@@ -101,6 +101,6 @@ def test_a_prior_is_fitted_to_the_flows_own_draws():
     ladder = climb(*parts, p, rungs=["mixture"], random_state=0)
     on_gaussians = create("mixture", latent_dim=1, n_components=2).fit(moments[0], std=moments[1])
     assert ladder["mixture"].gap.interval[0] > prior_gap(on_gaussians, p, parts[2]).interval[1] + 0.1
-    mean, std = codes.gaussian_rows()
-    pooled = mean.var(correction=0) + std.square().mean()
+    rows = codes.rows(p)
+    pooled = rows.mean.var(correction=0) + rows.std.square().mean()
     assert pooled.item() == pytest.approx((0.75 * stored[0].square().mean() + 0.25 * stored.var()).item(), rel=0.02)

@@ -47,3 +47,24 @@ def test_unobserved_entries_do_not_count():
 def test_rows_that_do_not_vary_have_no_share():
     assert explained_variance(exact_vae(TRUTH).float(), X[:1].expand(20, -1)).value == 0
     assert np.isfinite(explained_variance(exact_vae(TRUTH).float(), X[:2]).value)
+
+
+def test_the_error_is_that_of_a_ratio():
+    """Rows that all lose the same share of their own variance say that share without an error, however it varies."""
+    scale = torch.linspace(0.1, 10, 200, dtype=torch.float64)[:, None]
+    x = torch.cat((scale, -scale), 0) * torch.ones(1, 3, dtype=torch.float64)
+
+    class Shrunk(nn.Module):
+        def __init__(self, by: float, spread: bool) -> None:
+            super().__init__()
+            self.by, self.spread = nn.Parameter(torch.tensor(by)), spread
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat((self.by * x, torch.zeros_like(x)), -1) if self.spread else self.by * x
+
+    from latentfit.model import VAEModule
+
+    vae = VAEModule(Shrunk(1.0, True), Shrunk(0.5, False), latent_dim=3, likelihood="normal").double()
+    found = explained_variance(vae, x)
+    assert found.value == pytest.approx(0.75)
+    assert found.std_error < 1e-12

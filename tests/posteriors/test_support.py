@@ -96,6 +96,8 @@ def test_the_sphere_has_no_density_and_so_no_kl():
     model = lf.VAEModule(encoder, decoder, latent_dim=2, posterior=SupportPosterior(2, "sphere"), likelihood="normal")
     with pytest.raises(CapabilityError, match="no density of its draws"):
         lf.ELBO()(model, torch.zeros(4, 3))
+    with pytest.raises(CapabilityError, match="has not"):
+        lf.evaluation.elbo_terms(model, torch.zeros(4, 3))
     terms = lf.ELBO(0.0, [lf.penalties.mmd()])(model, torch.zeros(4, 3))
     assert "kl" not in terms
     assert torch.isfinite(terms["loss"])

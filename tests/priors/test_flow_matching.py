@@ -166,3 +166,18 @@ def test_a_context_moves_the_samples():
         assert drawn.mean().item() == pytest.approx(2 * value, abs=0.2)
     with pytest.raises(InputError, match="needs a context"):
         prior.sample(3)
+
+
+def test_trained_jointly_the_error_of_its_steps_is_unknown_until_it_is_measured():
+    prior = priors.create("flow_matching", latent_dim=2, hidden_features=16)
+    assert prior.density == "exact"  # F = 0
+    moved(prior.velocity, size=0.05).float()
+    z = torch.randn(1, 10, 2, generator=torch.Generator().manual_seed(0))
+    prior.eval().training_log_prob(z)
+    assert prior.density == "exact"
+    prior.train().training_log_prob(z)
+    assert prior.density == "approximate"
+    prior.eval().freeze()
+    assert math.isfinite(prior.step_error)
+    assert prior.density == "exact"
+    assert int(prior.steps) >= 8

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from latentfit import priors, saving
+from latentfit.data import Batch
 from latentfit.errors import CapabilityError, InputError, LatentfitWarning, OutOfBoxWarning, ReliabilityWarning
 from latentfit.model import CodeRows, FitOptions
 from latentfit.priors import as_prior, flow_for
@@ -239,3 +240,40 @@ def test_a_start_that_cannot_be_is_named():
     base = priors.create("mixture", latent_dim=2, n_components=2)
     with pytest.raises(InputError, match="A mixture of 3 components cannot start one of 2"):
         small("realnvp", 2, base=base).fit_rows(CodeRows(mean, std), FitOptions(), start=(mixture, CodeRows(mean, std)))
+
+
+def test_a_base_counts_rows_not_draws():
+    """Several draws of a row on both sides of the base's own held-out split would let it learn the rows by heart."""
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(60, 2, generator=generator)
+    base = priors.create("hierarchical", latent_dim=2)
+    small("realnvp", 2, base=base).fit(mean, std=0.1 * torch.ones(60, 2), max_steps=5)
+    assert int(base.n_rows) == 54  # and one row in ten held out
+    many = priors.create("mixture", latent_dim=2, n_components="auto")
+    small("realnvp", 2, base=many).fit(mean, std=0.01 * torch.ones(60, 2), max_steps=5)
+    assert many.n_components <= 3
+
+
+def test_a_base_with_a_distribution_over_its_parameters_is_trained_as_one():
+    """It knows the number of rows, and the ELBO has its own training density and its KL."""
+    base = priors.create("hierarchical", latent_dim=2)
+    prior = small("realnvp", 2, base=base)
+    prior.bind(None, Batch(torch.zeros(300, 5)))
+    assert int(base.n_rows) == 300
+    z = torch.randn(1, 20, 2, generator=torch.Generator().manual_seed(0))
+    u, log_det = prior._to_base(z, None)
+    torch.testing.assert_close(prior.training_log_prob(z), base.training_log_prob(u) + log_det)
+    assert (prior.training_log_prob(z) < prior.log_prob(z)).all()
+
+
+def test_a_flow_over_a_flow_is_fitted():
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(300, 2, generator=generator)
+    prior = small("realnvp", 2, base=small("realnvp", 2)).fit(mean, std=0.1 * torch.ones(300, 2), max_steps=20)
+    assert torch.isfinite(prior.log_prob(mean)).all()
+
+
+def test_a_temperature_is_of_a_normal_base():
+    prior = small("realnvp", 2, base=priors.create("mixture", latent_dim=2, n_components=2))
+    with pytest.raises(CapabilityError, match="a temperature is for a normal base"):
+        prior.sample(3, temperature=0.5)

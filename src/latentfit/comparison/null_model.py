@@ -16,7 +16,7 @@ from latentfit.diagnosis.verdicts import collapse_finding, holes_finding, infere
 from latentfit.evaluation.escalation import GATE_SHARE
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.holes import Holes, prior_holes
-from latentfit.model import Prior, VAEModule
+from latentfit.model import FitOptions, Prior, VAEModule
 from latentfit.priors import create
 from latentfit.registry import registry
 from latentfit.training import SETTLED, late_slope
@@ -60,7 +60,7 @@ def diagnose(found: Found, recommended: str | None = None) -> NullModel:
         collapse_finding(found.mean("standard", "active_units"), found.plan.settings["model"]["latent_dim"]),
         _inference(found, inference, kl),
         prior_finding(gap, share),
-        holes_finding(float(holes.share)),
+        holes_finding(holes),
     ]
     return NullModel(findings, gap, inference, share, holes)
 
@@ -136,5 +136,5 @@ def _decoder(found: Found) -> Finding:
 def _judge(found: Found, vae: VAEModule) -> Prior:
     codes = found.codes(vae, "train", MAX_JUDGE)
     judge = create("mixture", latent_dim=tuple(vae.event_shape), n_components="auto")
-    mean, std = codes.gaussian_rows()
-    return judge.fit(mean, std=std, random_state=found.seed).eval()
+    judge.fit_rows(codes.rows(judge), FitOptions(random_state=found.seed))
+    return judge.eval()

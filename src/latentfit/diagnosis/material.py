@@ -17,7 +17,7 @@ from latentfit.adapters import Subject, subject
 from latentfit.data.batch import Batch
 from latentfit.data.noise import binarise_once
 from latentfit.errors import DataWarning, InputError
-from latentfit.evaluation.codes import Codes, encode_rows
+from latentfit.evaluation.codes import Codes, encode_rows, refuse_one_group
 from latentfit.evaluation.ladder import Ladder, Progress, climb, cross_fit, split_rows
 from latentfit.model import Prior
 
@@ -240,4 +240,6 @@ def _per_row(values: Any, rows: Batch, name: str, what: str) -> np.ndarray | Non
     array = np.asarray(values)
     if array.shape != (len(rows),):
         raise InputError(f"{what}: {name} has shape {array.shape}, expected ({len(rows)},), one for each row.")
+    if name == "groups":
+        refuse_one_group(array, what)
     return array

@@ -116,6 +116,7 @@ SENTENCES: dict[str, str] = {
     "finding.LF-HOLES-01.name": "holes",
     "finding.LF-HOLES-01.ok": "{share:.0%} of the draws from {p} fall in holes",
     "finding.LF-HOLES-01.improve": "{share:.0%} of the draws from {p} fall in holes",
+    "finding.LF-HOLES-01.know": "{share:.0%} of the draws from {p} fall in holes; {rows:,} rows cannot tell that from 1 %",
     "finding.LF-HOLES-01.remedy": "Sample from a fitted prior: the decoder has never seen codes from these regions.",
     "finding.LF-HOLES-01.price": "one fit to the codes; no retraining",
     "finding.LF-HOLES-01.change": "a better density of the codes: holes are judged by the best fitted prior",

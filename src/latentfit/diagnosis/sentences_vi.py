@@ -116,6 +116,7 @@ SENTENCES: dict[str, str] = {
     "finding.LF-HOLES-01.name": "vùng trống",
     "finding.LF-HOLES-01.ok": "{share:.0%} mẫu từ {p} rơi vào vùng trống",
     "finding.LF-HOLES-01.improve": "{share:.0%} mẫu từ {p} rơi vào vùng trống",
+    "finding.LF-HOLES-01.know": "{share:.0%} mẫu từ {p} rơi vào vùng trống; {rows:,} dòng chưa đủ để phân biệt với 1 %",
     "finding.LF-HOLES-01.remedy": "Hãy lấy mẫu từ tiên nghiệm đã khớp: bộ giải mã chưa từng thấy mã ở những vùng này.",
     "finding.LF-HOLES-01.price": "một lần khớp vào mã, không huấn luyện lại",
     "finding.LF-HOLES-01.change": "một mật độ khớp mã tốt hơn: vùng trống do tiên nghiệm khớp tốt nhất phân xử",

@@ -8,6 +8,7 @@ from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.findings import Finding, Status
 from latentfit.diagnosis.probe import Probe
 from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.holes import QUANTILE, Holes
 from latentfit.evaluation.ladder import WORTHWHILE
 
 #: an effective beta within these is calibrated enough; beyond 3 the decoder comes first, whatever the prior
@@ -128,9 +129,13 @@ def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
     return Finding("LF-PRIOR-01", grave, parameters, gap)
 
 
-def holes_finding(share: float) -> Finding:
+def holes_finding(holes: Holes) -> Finding:
     """How many draws from the prior fall where no row is encoded."""
-    return Finding("LF-HOLES-01", "ok" if share < MANY_HOLES else "improve", {"share": share})
+    share = holes.share
+    facts = {"share": share.value, "rows": len(holes.log_r_codes)}
+    if share.value < MANY_HOLES:
+        return Finding("LF-HOLES-01", "ok", facts)
+    return Finding("LF-HOLES-01", "improve" if share.interval[0] > QUANTILE else "know", facts)
 
 
 def functional_hole_finding(excess: Estimate, floor: float) -> Finding:

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 
 from latentfit.errors import InputError
 from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
-from latentfit.model.rows import as_std
+from latentfit.model.contracts import Prior
+from latentfit.model.rows import CodeRows, as_std
 from latentfit.model.vae import VAEModule
 
 #: rows encoded at once
@@ -61,8 +62,8 @@ class Codes:
         """Codes from arrays or tensors: mean and exactly one spread, each (N, *event_shape).
 
         Raises:
-            InputError: see `latentfit.model.rows.as_std`; fewer than two rows; other than one group a
-                row.
+            InputError: see `latentfit.model.rows.as_std`; fewer than two rows; other than one group a row, or one
+                group in all.
         """
         mean = _floating(mean)
         if mean.dim() < 2 or len(mean) < 2:
@@ -72,6 +73,7 @@ class Codes:
         label = None if groups is None else np.asarray(groups)
         if label is not None and label.shape != (len(mean),):
             raise InputError(f"{what}: groups has shape {label.shape}, expected ({len(mean)},), one for each row.")
+        refuse_one_group(label, what)
         return cls(mean, as_std(what, mean, **tensors), groups=label)
 
     @classmethod
@@ -122,16 +124,23 @@ class Codes:
                 offset = torch.einsum("nij,nj->ni", self.scale_tril, noise.flatten(1))
                 yield self.mean + offset.view_as(noise)
 
-    def gaussian_rows(self) -> tuple[Tensor, Tensor]:
-        """Mean and std (N, *event_shape) of Gaussians, one per row, with draws like those of q(z): for `Prior.fit`.
+    def rows(self, prior: Prior) -> CodeRows:
+        """Gaussians, one per row, with draws like those of q(z): what this prior is fitted to.
 
         Where q is no Gaussian each is around a stored draw of its row, drawn in toward the mean by as much as its own
-        noise adds: the aggregate keeps its first two moments, and most of the shape that the rows' own Gaussians
+        noise adds: the aggregate keeps its mean and variances, and most of the shape that the rows' own Gaussians
         have not. One draw per row, for draws of a row on both sides of the fit's split would hide overfitting.
         """
-        if self.stored is None:
-            return self.mean, self.std
-        return torch.lerp(self.mean, self.stored[0], KEPT), math.sqrt(1 - KEPT**2) * self.std
+        if prior.event_shape != self.event_shape:
+            raise InputError(
+                f"The prior is over latents of shape {tuple(prior.event_shape)}, the codes are of shape "
+                f"{tuple(self.event_shape)}; they must agree."
+            )
+        mean, std = self.mean, self.std
+        if self.stored is not None:
+            mean, std = torch.lerp(mean, self.stored[0], KEPT), math.sqrt(1 - KEPT**2) * std
+        context = self.context if prior.context_features else None
+        return CodeRows(mean.flatten(1), std.flatten(1), context, self.scale_tril)
 
     def kl_to_standard_normal(self) -> Tensor:
         r"""KL(q(z given x) || N(0, I)) of Gaussian codes per row: (N,), nats, float64.
@@ -147,6 +156,19 @@ class Codes:
             return per_unit
         diagonal = self.scale_tril.double().diagonal(dim1=-2, dim2=-1)
         return per_unit + self.std.double().log().flatten(1).sum(-1) - diagonal.log().sum(-1)
+
+
+def refuse_one_group(groups: np.ndarray | None, what: str) -> None:
+    """Errors that heed groups are found from the differences between them.
+
+    Raises:
+        InputError: all rows in one group.
+    """
+    if groups is not None and len(np.unique(groups)) == 1:
+        raise InputError(
+            f"{what}: groups has one label, {groups[0]!r}, for all rows, so nothing says how groups differ. Give two "
+            "groups or more, or none."
+        )
 
 
 def unit_kl(mean: Tensor, std: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from latentfit.errors import InputError
 from latentfit.evaluation.codes import FLOAT64_ROWS, Codes, unit_kl
 from latentfit.evaluation.rows import blocks, to_numpy
 
@@ -48,11 +49,16 @@ def active_units(codes: Codes, threshold: float = 0.01) -> ActiveUnits:
 
     Source: Burda et al. 2016, arXiv 1509.00519.
 
+    Raises:
+        InputError: the codes of a single row.
+
     >>> import torch
     >>> mean = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     >>> print(active_units(Codes(mean, torch.full((2, 2), 0.5))))
     1 of 2
     """
+    if len(codes) < 2:
+        raise InputError(f"active_units: whether a mean moves with x shows in 2 rows or more, got {len(codes)}.")
     mean, std = codes.mean.flatten(1), codes.std.flatten(1)
     n, parts = len(mean), list(blocks(len(mean), FLOAT64_ROWS))  # float64 in blocks: N may be a million
     centre = torch.stack([mean[rows].double().sum(0) for rows in parts]).sum(0) / n

@@ -171,7 +171,8 @@ def _hits(
     train: Embedding, labels_train: ArrayLike, test: Embedding, labels_test: ArrayLike, k: int, what: str
 ) -> np.ndarray:
     """Whether each test row is classified right: (M,), 0 or 1."""
-    train, test = _means(train), _means(test)
+    train = _means(train)
+    test = _means(test).to(train.dtype)
     known, target = np.asarray(labels_train), np.asarray(labels_test)
     if known.shape != (len(train),) or target.shape != (len(test),):
         raise InputError(
@@ -218,4 +219,5 @@ def _flat(x: Any, what: str) -> np.ndarray:
 
 def _means(codes: Embedding) -> Tensor:
     mean = codes.mean if isinstance(codes, Codes) else torch.as_tensor(codes)
-    return mean.detach().flatten(1).float()
+    mean = mean.detach().flatten(1)
+    return mean if mean.is_floating_point() else mean.float()

@@ -39,13 +39,13 @@ class Estimate:
 
         Args:
             values: (n,), one number per row.
-            weights: (n,) or None, row weights; the mean is sum(w f) / sum(w).
+            weights: (n,) or None, row weights; the mean is sum(w f) / sum(w), and rows of weight 0 are not counted.
             groups: (n,) or None, labels of related rows; the error is then cluster-robust, with one degree of
                 freedom per group (Liang & Zeger 1986).
             level: of the interval.
 
         Raises:
-            InputError: no values, or weights or groups of another length.
+            InputError: no values, weights or groups of another length, or weights that are negative or all 0.
         """
         array = np.asarray(values, dtype=np.float64).reshape(-1)
         n = array.size
@@ -54,13 +54,19 @@ class Estimate:
         for name, given in (("weights", weights), ("groups", groups)):
             if given is not None and np.shape(given) != (n,):
                 raise InputError(f"Estimate.of: {name} has shape {np.shape(given)}, expected ({n},), one for each row.")
-        share = np.full(n, 1 / n) if weights is None else np.asarray(weights, dtype=np.float64)
-        share = share / share.sum()
+        share = np.full(n, 1 / n)
+        if weights is not None:
+            share = np.asarray(weights, dtype=np.float64)
+            counted = share > 0
+            if not counted.any() or not (share >= 0).all():
+                raise InputError("Estimate.of: weights must be 0 or more, and not all 0.")
+            array, share = array[counted], share[counted] / share.sum()
+            groups = None if groups is None else np.asarray(groups)[counted]
         mean = float(share @ array)
         influence = share * (array - mean)
         if groups is not None:
             _, label = np.unique(np.asarray(groups), return_inverse=True)
-            influence = np.bincount(label.reshape(-1), weights=influence)
+            influence = np.bincount(label.reshape(-1), weights=influence).astype(np.float64)
         m = influence.size
         error = math.sqrt(float(influence @ influence) * m / (m - 1)) if m > 1 else math.nan
         return cls.from_error(mean, error, df=m - 1, level=level)
@@ -81,6 +87,8 @@ class Estimate:
         if math.isnan(self.std_error):
             return f"{self.value:.1f}"
         digits = _digits(self.std_error)
+        if 0 < max(abs(self.value), self.std_error) < 5e-4:  # four decimals would show zeros
+            return f"{self.value:.1e} ± {self.std_error:.0e}"
         return f"{self.value:.{digits}f} ± {self.std_error:.{digits}f}"
 
     def to_dict(self) -> dict[str, float | list[float]]:

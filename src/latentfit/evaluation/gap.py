@@ -198,8 +198,9 @@ def plug_in_mismatch(codes: Codes, p: Prior, *, random_state: int = 0) -> PlugIn
         )
     z = codes.sample(1, torch.Generator(device=codes.mean.device).manual_seed(random_state))
     log_p = density_of(p, z, codes.context)[0]
-    flat = z[0].flatten(1).double()  # (N, D)
     mean, std = codes.mean.flatten(1).double(), codes.std.flatten(1).double()
+    centre = mean.mean(0)  # far from 0 the squares would leave no digits
+    flat, mean = z[0].flatten(1).double() - centre, mean - centre  # (N, D)
     log_q_own = -(0.5 * ((flat - mean) / std).square() + std.log() + 0.5 * LOG_2PI).sum(-1)
     log_q_all = torch.cat([mixture_log_prob(flat[rows], mean, std) for rows in blocks(len(flat), 1024)])
     value = float((log_q_all - log_p).mean())

@@ -16,7 +16,7 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import defensive_weight, prior_gap_per_row, require_exact
 from latentfit.methods import LADDER
 from latentfit.model.contracts import Prior
-from latentfit.model.rows import CodeRows, FitOptions, code_rows
+from latentfit.model.rows import FitOptions
 from latentfit.priors import DefensiveMixture, MixturePrior, create
 
 RUNGS = LADDER
@@ -168,8 +168,8 @@ def climb(
         started = time.perf_counter()
         few = codes_validation[:: max(1, len(codes_validation) // MOST_VALIDATION_ROWS)]  # rows may be sorted
         options = FitOptions(max_steps, random_state, None if progress is None else _labelled(progress, name))
-        start: dict[str, Any] = {} if below is None else {"start": (below, _rows(few, prior))}
-        prior.fit_rows(_rows(codes_train, prior), options, **start)
+        start: dict[str, Any] = {} if below is None else {"start": (below, few.rows(prior))}
+        prior.fit_rows(codes_train.rows(prior), options, **start)
         seconds = time.perf_counter() - started
         prior.eval()
         n_weight = max(1, min(8, MOST_WEIGHT_DRAWS // len(few)))
@@ -288,9 +288,3 @@ def _mixture_below(wanted: str | Prior, found: Sequence[Rung]) -> MixturePrior |
 
 def _labelled(progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda step, steps: progress(name, step, steps)
-
-
-def _rows(codes: Codes, prior: Prior) -> CodeRows:
-    """What a prior is fitted to."""
-    mean, std = codes.gaussian_rows()
-    return code_rows(prior.event_shape, mean, std=std, context=codes.context if prior.context_features else None)

@@ -27,7 +27,7 @@ def explained_variance(vae: VAEModule, X: Any, *, groups: ArrayLike | None = Non
         random_state: seed of an encoder that draws.
 
     Returns:
-        The share, with the error of its numerator; 0 where the rows do not vary.
+        The share, with its error as a ratio of two means (the delta method); 0 where the rows do not vary.
 
     Raises:
         InputError: rows that cannot be used.
@@ -50,9 +50,12 @@ def explained_variance(vae: VAEModule, X: Any, *, groups: ArrayLike | None = Non
             spread.append(around)
             won.append(around - (seen * (x - decoded).square()).flatten(1).sum(1))
     weights = None if batch.weight is None else to_numpy(batch.weight)
-    variance = Estimate.of(to_numpy(torch.cat(spread)), weights=weights).value
-    per_row = to_numpy(torch.cat(won)) / variance if variance > 0 else torch.zeros(len(batch)).numpy()
-    return Estimate.of(per_row, weights=weights, groups=groups)
+    around_rows, won_rows = to_numpy(torch.cat(spread)), to_numpy(torch.cat(won))
+    variance = Estimate.of(around_rows, weights=weights).value
+    if not variance > 0:
+        return Estimate(0.0, 0.0, (0.0, 0.0))
+    share = Estimate.of(won_rows, weights=weights).value / variance
+    return Estimate.of(share + (won_rows - share * around_rows) / variance, weights=weights, groups=groups)
 
 
 def _observed(vae: VAEModule, part: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -172,8 +172,9 @@ def _drawn(
         for rows in blocks(n, size):
             like, source = real[rows].to(vae.device), other[rows].to(vae.device)
             q = vae.encode(source)
-            z_p = prior.sample(len(like), like.context, generator).to(q.moments()[0])
-            sampled.append(features(observe(vae, z_p, like.context, generator)))
+            # under the contexts of the decoded codes, not the reference's: a draw of contexts is in both distances
+            z_p = prior.sample(len(source), source.context, generator).to(q.moments()[0])
+            sampled.append(features(observe(vae, z_p, source.context, generator)))
             z_q, _ = q.rsample_with_log_prob(1, generator)
             decoded.append(features(observe(vae, z_q[0], source.context, generator)))
             reference.append(features(like.x))

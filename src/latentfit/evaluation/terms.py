@@ -25,6 +25,7 @@ class ELBOTerms:
         log_likelihood, kl, elbo: means over rows.
         log_likelihood_per_row, kl_per_row, elbo_per_row: (N,).
         analytic_kl: whether the KL is in closed form, not by draws.
+        weights: (N,) of the rows in the means, or None.
     """
 
     log_likelihood: Estimate
@@ -34,6 +35,7 @@ class ELBOTerms:
     kl_per_row: np.ndarray
     elbo_per_row: np.ndarray
     analytic_kl: bool
+    weights: np.ndarray | None = None
 
 
 def elbo_terms(
@@ -46,7 +48,7 @@ def elbo_terms(
     bounds, itself a bound of log p(x).
 
     Raises:
-        CapabilityError: a prior without a density.
+        CapabilityError: a prior or a posterior without a density.
         InputError: rows or counts that cannot be used.
     """
     if n_draws < 1:
@@ -74,6 +76,7 @@ def elbo_terms(
         kl_per_row=kl_rows,
         elbo_per_row=elbo_rows,
         analytic_kl=all(analytic for _, _, analytic in found),
+        weights=weights,
     )
 
 
@@ -86,6 +89,8 @@ def _per_row(vae: VAEModule, batch: Batch, n_draws: int, random_state: int) -> t
         for rows in blocks(len(batch), budget):
             part = batch[rows].to(vae.device)
             q = vae.encode(part)
+            if not q.has_density:
+                raise CapabilityError(f"The ELBO needs log q(z given x), which {type(q).__name__} has not.")
             closed = q.kl(vae.prior)
             log_p, kl = [], []
             for draws in blocks(n_draws, max(1, budget // len(part))):
@@ -101,7 +106,7 @@ def _per_row(vae: VAEModule, batch: Batch, n_draws: int, random_state: int) -> t
 
 
 def inference_gap(log_likelihood: LogLikelihood, terms: ELBOTerms, *, groups: Any = None) -> Estimate:
-    """log p(x) - ELBO, paired by row: what a better encoder could win, nats per row.
+    """log p(x) - ELBO, paired by row: what a better encoder could win, nats per row, with the rows' weights.
 
     Raises:
         InputError: numbers of different rows.
@@ -112,4 +117,4 @@ def inference_gap(log_likelihood: LogLikelihood, terms: ELBOTerms, *, groups: An
             f"{len(terms.elbo_per_row)}; "
             "score the same rows."
         )
-    return Estimate.of(log_likelihood.values - terms.elbo_per_row, groups=groups)
+    return Estimate.of(log_likelihood.values - terms.elbo_per_row, weights=terms.weights, groups=groups)

@@ -87,6 +87,7 @@ class Prior(Component, nn.Module, ABC):
         std: Tensor | None = None,
         var: Tensor | None = None,
         logvar: Tensor | None = None,
+        scale_tril: Tensor | None = None,
         context: Tensor | None = None,
         max_steps: int | None = None,
         random_state: int = 0,
@@ -99,7 +100,8 @@ class Prior(Component, nn.Module, ABC):
 
         Args:
             mean: (N, *event_shape), a tensor or an array.
-            std, var, logvar: exactly one of them, like mean.
+            std, var, logvar: exactly one of them, like mean; or
+            scale_tril: (N, D, D), the Cholesky factors of full covariances.
             context: (N, C); ignored where the prior has no `context_features`.
             max_steps: of the fit; the prior's own default otherwise.
             random_state: it determines the fit.
@@ -110,7 +112,8 @@ class Prior(Component, nn.Module, ABC):
             CapabilityError: this prior cannot be fitted post hoc.
         """
         context = context if self.context_features else None
-        rows = code_rows(self.event_shape, mean, std=std, var=var, logvar=logvar, context=context)
+        spread = {"std": std, "var": var, "logvar": logvar, "scale_tril": scale_tril}
+        rows = code_rows(self.event_shape, mean, **spread, context=context)
         self.fit_rows(rows, FitOptions(max_steps, random_state, progress))
         return self
 

@@ -220,16 +220,20 @@ def _start_of_prior(
 
 @torch.no_grad()
 def _codes(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | None, random_state: int) -> CodeRows:
-    """q(z given x) of at most `_PRIOR_ROWS` training rows by its moments, encoded in eval mode."""
+    """q(z given x) of at most `_PRIOR_ROWS` training rows as Gaussians, encoded in eval mode."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(random_state))[:_PRIOR_ROWS]
-    moments = []
+    means, stds, factors = [], [], []
     with in_eval(module), isolated_rng(random_state, module.device):
         for rows in order.split(_ROWS):
             part = data[rows.to(data.x.device)].to(module.device)
-            moments.append(module.encode(part if prepare is None else prepare(part)).moments())
-    mean, variance = (torch.cat(parts).flatten(1) for parts in zip(*moments, strict=True))
+            q = module.encode(part if prepare is None else prepare(part))
+            mean, variance = q.moments()
+            means.append(mean.flatten(1))
+            stds.append(variance.sqrt().flatten(1))
+            factors += [cached for name, cached in q.cache().items() if name == "scale_tril"]
+    mean = torch.cat(means)
     context = None if data.context is None else data.context[order.to(data.x.device)].to(mean)
-    return CodeRows(mean, variance.sqrt(), context)
+    return CodeRows(mean, torch.cat(stds), context, torch.cat(factors) if factors else None)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
-"""The rows a prior is fitted to: N Gaussians N(mean, diag std^2), and how it is fitted."""
+"""The rows a prior is fitted to: N Gaussians, and how it is fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,32 +15,59 @@ from latentfit.training.rng import standard_normal
 
 @dataclass(frozen=True, slots=True)
 class CodeRows:
-    """q(z given x) of N rows, the event flattened.
+    """q(z given x) of N rows, the event flattened: N(mean, diag std^2), or N(mean, F F^T) where units are correlated.
 
     Attributes:
         mean: (N, D).
-        std: (N, D).
+        std: (N, D), of each unit by itself.
         context: (N, C) or None.
+        factor: (N, D, R) or None, F, such as a Cholesky factor.
     """
 
     mean: Tensor
     std: Tensor
     context: Tensor | None = None
+    factor: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __getitem__(self, rows: Tensor) -> CodeRows:
-        return CodeRows(self.mean[rows], self.std[rows], None if self.context is None else self.context[rows])
+        return self._each(lambda values: values[rows])
+
+    def units(self, units: Sequence[int] | Tensor) -> CodeRows:
+        """The same rows in some of their units."""
+        picked = torch.as_tensor(units, device=self.mean.device)
+        factor = None if self.factor is None else self.factor[:, picked]
+        return CodeRows(self.mean[:, picked], self.std[:, picked], self.context, factor)
+
+    def noise(self, generator: Generator | None = None) -> Tensor:
+        """A draw of z - mean for each row: (N, D)."""
+        if self.factor is None:
+            return standard_normal(self.mean.shape, self.mean, generator).mul_(self.std)
+        n_rows, _, rank = self.factor.shape
+        return (self.factor @ standard_normal((n_rows, rank, 1), self.mean, generator)).squeeze(-1)
 
     def draw(self, generator: Generator | None = None) -> Tensor:
         """One draw per row: (N, D)."""
-        return self.mean + self.std * standard_normal(self.mean.shape, self.mean, generator)
+        return self.noise(generator).add_(self.mean)
+
+    def conditional_std(self) -> Tensor:
+        """Of each unit given x and the row's other units: (N, D)."""
+        if self.factor is None:
+            return self.std
+        precision = torch.linalg.inv((self.factor @ self.factor.mT).double())
+        return precision.diagonal(dim1=-2, dim2=-1).rsqrt().to(self.std)
+
+    def packed(self) -> Tensor:
+        """Mean and spread in one tensor, for `draw_packed`: (N, 2, D), or (N, 1 + R, D) where units are correlated."""
+        if self.factor is None:
+            return torch.stack((self.mean, self.std), 1)
+        return torch.cat((self.mean.unsqueeze(1), self.factor.mT), 1)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> CodeRows:
         """The same rows elsewhere."""
-        context = None if self.context is None else self.context.to(device, dtype)
-        return CodeRows(self.mean.to(device, dtype), self.std.to(device, dtype), context)
+        return self._each(lambda values: values.to(device, dtype))
 
     def split(self, share: float, generator: Generator) -> tuple[CodeRows, CodeRows]:
         """Two disjoint parts, the second with `share` of the rows; under 20 rows both are all of them."""
@@ -49,6 +76,19 @@ class CodeRows:
         order = torch.randperm(len(self), generator=generator).to(self.mean.device)
         n_second = max(1, round(share * len(self)))
         return self[order[n_second:]], self[order[:n_second]]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> CodeRows:
+        context, factor = (None if values is None else change(values) for values in (self.context, self.factor))
+        return CodeRows(change(self.mean), change(self.std), context, factor)
+
+
+def draw_packed(packed: Tensor) -> Tensor:
+    """One draw of each of some `CodeRows.packed`, by torch's generator: (B, D)."""
+    mean, spread = packed[:, 0], packed[:, 1:]
+    if spread.shape[1] == 1:
+        return torch.addcmul(mean, spread[:, 0], standard_normal(mean.shape, mean))
+    noise = standard_normal((len(mean), 1, spread.shape[1]), mean)
+    return mean + (noise @ spread).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +113,7 @@ def code_rows(
     std: Tensor | None = None,
     var: Tensor | None = None,
     logvar: Tensor | None = None,
+    scale_tril: Tensor | None = None,
     context: Tensor | None = None,
 ) -> CodeRows:
     """What `Prior.fit` was given, checked and flattened.
@@ -81,7 +122,17 @@ def code_rows(
         InputError: not exactly one spread, another shape than the prior's, or fewer than two rows.
     """
     mean = _tensor(mean)
-    std, var, logvar = (None if value is None else _tensor(value) for value in (std, var, logvar))
+    std, var, logvar, factor = (None if value is None else _tensor(value) for value in (std, var, logvar, scale_tril))
+    if factor is not None:
+        dim = event_shape.numel()
+        if factor.shape != (len(mean), dim, dim):
+            raise InputError(
+                f"fit: scale_tril has shape {tuple(factor.shape)}, expected ({len(mean)}, {dim}, {dim}): one Cholesky "
+                "factor for each row."
+            )
+        if any(value is not None for value in (std, var, logvar)):
+            raise InputError("fit: give scale_tril alone; std, var and logvar are of factorised posteriors.")
+        std = factor.norm(dim=-1).view_as(mean)
     std = as_std("fit", mean, std=std, var=var, logvar=logvar)
     if mean.shape[1:] != event_shape:
         raise InputError(
@@ -92,7 +143,9 @@ def code_rows(
         raise InputError(f"fit: a prior is fitted to at least 2 rows, got {len(mean)}.")
     if context is not None and len(context) != len(mean):
         raise InputError(f"fit: context has {len(context)} rows, mean {len(mean)}; they must agree.")
-    return CodeRows(mean.detach().flatten(1), std.detach().flatten(1), context)
+    return CodeRows(
+        mean.detach().flatten(1), std.detach().flatten(1), context, None if factor is None else factor.detach()
+    )
 
 
 def as_std(

@@ -14,10 +14,11 @@ LEAST_NATS = 0.01
 def active_units(rows: CodeRows) -> tuple[int, ...] | None:
     r"""All but the collapsed units, which together cost at most `LEAST_NATS`; None where that is every unit.
 
-    KL(q(z_j | z_others) || N(0, 1)) <= E_x KL(q(z_j | x) || N(0, 1)) by convexity: the latter's sum over the units left
-    out bounds what it costs.
+    KL(q(z_j | z_others) || N(0, 1)) <= E KL(q(z_j | z_others, x) || N(0, 1)) by convexity: the latter's sum over the
+    units left out bounds what it costs.
     """
-    kl = (0.5 * (rows.mean.square() + rows.std.square() - 1) - rows.std.log()).double().mean(0).cpu()
+    kl = 0.5 * (rows.mean.square() + rows.std.square() - 1) - rows.conditional_std().log()
+    kl = kl.double().mean(0).cpu()
     order = kl.argsort()
     n_others = int((kl[order].cumsum(0) <= LEAST_NATS).sum())
     return None if n_others in (0, len(kl)) else tuple(sorted(order[n_others:].tolist()))

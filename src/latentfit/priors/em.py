@@ -115,7 +115,7 @@ class _Unit:
     def draws_of(self, index: Tensor, generator: Generator) -> Tensor:
         """One draw of each of some rows: (R, D)."""
         rows = self.rows[index.to(self.rows.mean.device)].to("cpu", self.centre.dtype)  # a copy, so it may be changed
-        z = rows.mean.sub_(self.centre).addcmul_(rows.std, _noise(rows, generator)).div_(self.scale)
+        z = rows.mean.sub_(self.centre).add_(rows.noise(generator)).div_(self.scale)
         return z.to(self.dtype)
 
 
@@ -338,10 +338,6 @@ def _parts(rows: CodeRows, generator: Generator) -> tuple[_Unit, _Unit]:
     kept, held_out = order[n_held_out:].sort().values, order[:n_held_out].sort().values
     unit = _Unit(rows, centre, scale, kept, torch.float32 if reach < FAR else torch.float64)
     return unit, replace(unit, index=held_out) if n_held_out else unit
-
-
-def _noise(rows: CodeRows, generator: Generator) -> Tensor:
-    return torch.randn(rows.mean.shape, generator=generator, dtype=rows.mean.dtype)
 
 
 def _maximise(statistics: Tensor, n_rows: float, dim: int, covariance: Covariance) -> MixtureFit:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentfit.data.batch import Batch
 from latentfit.model.contracts import LOG_2PI, Prior
-from latentfit.model.rows import CodeRows, FitOptions
+from latentfit.model.rows import CodeRows, FitOptions, draw_packed
 from latentfit.training import ProgressEvent, Recipe, independent_seeds, minimise
 
 #: rows of a batch: an eighth of the data within these
@@ -27,7 +27,7 @@ MAX_EPOCHS = 130
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows as the training loop reads them: x (N, 2, D) holds means and standard deviations."""
+    """Rows as the training loop reads them, packed."""
 
     rows: CodeRows
 
@@ -36,7 +36,7 @@ class _Rows:
 
     def batch(self, index: Tensor) -> Batch:
         picked = self.rows[index.to(self.rows.mean.device)]
-        return Batch(torch.stack((picked.mean, picked.std), 1), picked.context)
+        return Batch(picked.packed(), picked.context)
 
 
 def batch_size_for(n_rows: int) -> int:
@@ -93,8 +93,7 @@ def fit_by_gradient(
     source = _Rows(rows)
 
     def loss(batch: Batch, step: int) -> dict[str, Tensor]:
-        mean, std = batch.x.unbind(1)
-        z = torch.addcmul(mean, std, torch.randn_like(mean)).unflatten(-1, prior.event_shape)
+        z = draw_packed(batch.x).unflatten(-1, prior.event_shape)
         return {"loss": -prior.log_prob(z, batch.context).mean()}
 
     @torch.no_grad()

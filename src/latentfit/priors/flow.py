@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from latentfit.errors import InputError, OutOfBoxWarning, ReliabilityWarning
+from latentfit.data.batch import Batch
+from latentfit.errors import CapabilityError, InputError, OutOfBoxWarning, ReliabilityWarning
 from latentfit.flows.sequence import Sequence, outside_box
 from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Density, Prior, Shape, as_shape
@@ -74,14 +75,13 @@ class FlowPrior(Prior, ABC):
         return self.base.density
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        rows = z.flatten(-len(self.event_shape))
-        if self.active is None:
-            u, log_det = self._to_base(rows, context)
-            return self.base.log_prob(u) + log_det
-        u, log_det = self._to_base(rows[..., self._units], context)
-        others = rows[..., self._others]
-        at_standard = -0.5 * (others.square().sum(-1) + others.shape[-1] * LOG_2PI)
-        return self.base.log_prob(u) + log_det + at_standard
+        u, rest = self._split(z, context)
+        return self.base.log_prob(u) + rest
+
+    def training_log_prob(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """With the base's own: z (S, N, *event_shape) -> (S, N)."""
+        u, rest = self._split(z, None if batch is None else batch.context)
+        return self.base.training_log_prob(u) + rest
 
     @torch.no_grad()
     def sample(
@@ -93,8 +93,15 @@ class FlowPrior(Prior, ABC):
     ) -> Tensor:
         """Draws: n an int or a shape -> (*n, *event_shape); context, where used, (*n, C) or (C,).
 
-        `temperature` multiplies the base's draws: below 1 they keep to the centre, and are then not draws of p.
+        `temperature` multiplies the draws of a normal base: below 1 they keep to the centre, and are not draws of p.
+
+        Raises:
+            CapabilityError: a temperature, and a base that has no one centre.
         """
+        if temperature != 1 and not isinstance(self.base, StandardNormalPrior):
+            raise CapabilityError(
+                f"{self.name or 'flow'}: a temperature is for a normal base; this one is {self.base.name!r}."
+            )
         shape = as_shape(n)
         z = self._from_base(temperature * self.base.sample(n, generator=generator), context)
         if self.active is not None:
@@ -156,10 +163,17 @@ class FlowPrior(Prior, ABC):
         """Whether the base does."""
         return self.base.awaits_codes
 
-    @torch.no_grad()
     def start_rows(self, rows: CodeRows, options: FitOptions) -> None:
         """Start the base at the codes as the flow shows them to it; the flow stays where it is."""
-        self.base.start_rows(self._draws_in_base(self._seen(rows), options.random_state), options)
+        self.base.start_rows(self._in_base(self._seen(rows), options.random_state), options)
+
+    def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
+        """Tell the base of the data; an encoder gives codes in z, where the base is not."""
+        self.base.bind(None, data)
+
+    def freeze(self) -> None:
+        """As the base does."""
+        self.base.freeze()
 
     def _act_on(self, active: tuple[int, ...] | None, base: Prior | None) -> None:
         """Whitening, flow and base over these units, as they start."""
@@ -182,7 +196,7 @@ class FlowPrior(Prior, ABC):
         """The rows in the units the flow acts on."""
         if self.active is None:
             return rows
-        return CodeRows(rows.mean[:, list(self.active)], rows.std[:, list(self.active)], rows.context)
+        return rows.units(self.active)
 
     def _choose_active(self, rows: CodeRows) -> None:
         """Leave the collapsed units out of the flow."""
@@ -199,19 +213,22 @@ class FlowPrior(Prior, ABC):
         self.to(like)
         object.__setattr__(self, "_arguments", {**getattr(self, "_arguments", {}), "active": active})
 
-    @torch.no_grad()
     def _fit_base(self, seen: CodeRows, random_state: int) -> None:
         """Start a learnable base at its own fit to what it will see: the flow is still a permutation."""
         if self.base.n_parameters == 0:
             return
-        self.base.fit_rows(self._draws_in_base(seen, random_state), FitOptions(random_state=random_state))
+        self.base.fit_rows(self._in_base(seen, random_state), FitOptions(random_state=random_state))
 
-    def _draws_in_base(self, seen: CodeRows, random_state: int) -> CodeRows:
-        """Four draws of every row, as rows without spread in the base's coordinates."""
+    @torch.no_grad()
+    def _in_base(self, seen: CodeRows, random_state: int) -> CodeRows:
+        """One draw of every row in the base's coordinates, as rows without spread.
+
+        Not several: the base counts rows, and holds some out, which draws of the same row are not.
+        """
         seen = seen.to(self.whitening.mean.device, self.whitening.mean.dtype)
-        generator = torch.Generator().manual_seed(random_state)
-        draws = torch.cat([self._to_base(seen.draw(generator), seen.context)[0] for _ in range(4)]).flatten(1)
-        return CodeRows(draws, torch.zeros_like(draws))
+        draws = seen.draw(torch.Generator().manual_seed(random_state))
+        u = self._to_base(draws, seen.context)[0].flatten(1)
+        return CodeRows(u, torch.zeros_like(u))
 
     @torch.no_grad()
     def _start_base(self, start: MixturePrior) -> None:
@@ -251,6 +268,15 @@ class FlowPrior(Prior, ABC):
                 ReliabilityWarning,
                 stacklevel=3,
             )
+
+    def _split(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The base's latents, and what is to be added to their log-density: log |det|, and the units left out."""
+        rows = z.flatten(-len(self.event_shape))
+        if self.active is None:
+            return self._to_base(rows, context)
+        others = rows[..., self._others]
+        u, log_det = self._to_base(rows[..., self._units], context)
+        return u, log_det - 0.5 * (others.square().sum(-1) + others.shape[-1] * LOG_2PI)
 
     def _to_base(self, rows: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rows of active units (..., A) -> the base's latents and log |det|."""

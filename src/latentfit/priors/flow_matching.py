@@ -6,7 +6,7 @@ import math
 import warnings
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from latentfit.data.batch import Batch
 from latentfit.errors import InputError, ReliabilityWarning
@@ -76,7 +76,8 @@ class FlowMatchingPrior(SecondModel):
         # a full whitening would mix the pixels that convolutions tell apart
         super().__init__(latent_dim, context_features, active, full=not self.spatial)
         self.register_buffer("steps", torch.tensor(FEWEST_STEPS))
-        self.register_buffer("step_error", torch.tensor(0.0))  # nats; found by `fit`
+        self.register_buffer("step_error", torch.tensor(0.0))  # nats; F = 0 has none
+        self._contexts: Tensor | None = None
 
     def _build(self, dim: int) -> None:
         width = self.hidden_features
@@ -89,7 +90,7 @@ class FlowMatchingPrior(SecondModel):
 
     @property
     def density(self) -> Density:  # type: ignore[override]
-        """Exact where the divergence is, and the steps are small enough."""
+        """Exact where the divergence is, and the steps are known to be small enough."""
         return "exact" if self.velocity.exact and float(self.step_error) <= TOLERANCE else "approximate"
 
     @property
@@ -101,6 +102,28 @@ class FlowMatchingPrior(SecondModel):
         rows, log_det = self._inside(z)
         batch = self._batch(rows, context)
         return self._log_prob(batch, int(self.steps)).view(rows.shape[:-1]) + log_det
+
+    def training_log_prob(self, z: Tensor, batch: Batch | None = None) -> Tensor:
+        """`log_prob`; what training changes has an unknown error until `freeze` measures it."""
+        if self.training and torch.is_grad_enabled():
+            self.step_error.fill_(math.inf)
+        return super().training_log_prob(z, batch)
+
+    def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
+        """Keep some contexts, for `freeze`."""
+        if self.context_features and data is not None and data.context is not None:
+            self._contexts = data.context[:JUDGED]
+
+    def freeze(self) -> None:
+        """Find the steps that log p needs at this prior's own draws, where training left that open."""
+        if math.isinf(self.step_error) and (self._contexts is not None or not self.context_features):
+            context = None if self._contexts is None else self._contexts.to(self.whitening.mean)
+            n = JUDGED if context is None else len(context)
+            device = self.whitening.mean.device
+            with isolated_rng(0, device):
+                z = self.sample(n, context)
+            self._find_steps(self._batch(self._inside(z)[0], context), 0)
+        self._contexts = None
 
     @torch.no_grad()
     def sample(

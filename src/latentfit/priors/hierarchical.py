@@ -12,7 +12,7 @@ from latentfit.flows.mixing import lower_index, unpack_lower
 from latentfit.model.contracts import Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.gaussians import stretches
-from latentfit.priors.moments import BLOCK_ROWS, moments
+from latentfit.priors.moments import moments, scatter
 from latentfit.priors.normal_wishart import (
     Hyper,
     Statistics,
@@ -174,9 +174,6 @@ def _statistics(rows: CodeRows, covariance: Literal["full", "diagonal"]) -> Stat
         return Statistics(
             torch.full((dim,), float(n), dtype=centre.dtype), centre[:, None], n * variance[:, None, None]
         )
-    scatter = torch.zeros(dim, dim, dtype=centre.dtype)
-    for block in rows.mean.split(BLOCK_ROWS):
-        offset = block.cpu().double() - centre
-        scatter += offset.T @ offset
-    scatter.diagonal().copy_(n * variance)
-    return Statistics(torch.tensor([float(n)], dtype=centre.dtype), centre[None], scatter[None])
+    total = scatter(rows, centre)
+    total.diagonal().copy_(n * variance)
+    return Statistics(torch.tensor([float(n)], dtype=centre.dtype), centre[None], total[None])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latentfit.model.rows import CodeRows
+from latentfit.priors.normal_wishart import rows_without_correlation
 
 #: rows in float64 at once
 BLOCK_ROWS = 16_384
@@ -25,17 +26,33 @@ def moments(rows: CodeRows) -> tuple[Tensor, Tensor]:
 def exact_moments(rows: CodeRows) -> tuple[Tensor, Tensor]:
     r"""Mean and covariance of q(z) in closed form, in float64 on the CPU: (D,), (D, D).
 
-    E z = mean of means; Cov z = covariance of means + diag mean of variances. The correlations are shrunk as
-    if D + 1 further rows with the same variances and no correlation had been seen, which keeps N < D
-    well-posed.
+    E z = mean of means; Cov z = covariance of means + mean of covariances. The variances are exact. The correlations
+    are shrunk by n / (n + s), as if s further rows without any had been seen, s by the evidence
+    (`rows_without_correlation`): N < D stays well-posed, and units that nearly determine each other stay so.
     """
-    n, dim = rows.mean.shape
+    n = len(rows)
     centre, variance = moments(rows)
-    covariance = torch.zeros(dim, dim, dtype=torch.float64)
+    covariance = scatter(rows, centre) / n
+    covariance.diagonal().copy_(variance)
+    scale = variance.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    s = rows_without_correlation(covariance / scale / scale[:, None], n)
+    covariance *= n / (n + s)
+    covariance.diagonal().copy_(variance)
+    return centre, covariance
+
+
+def scatter(rows: CodeRows, centre: Tensor) -> Tensor:
+    r"""Sum over rows of E (z - centre)(z - centre)^T, in float64 on the CPU; without the variances: (D, D).
+
+    Its diagonal is that of the means alone (`moments` has the whole).
+    """
+    dim = rows.mean.shape[1]
+    total = torch.zeros(dim, dim, dtype=torch.float64)
     for mean in rows.mean.split(BLOCK_ROWS):
         offset = mean.cpu().double() - centre
-        covariance += offset.T @ offset / n
-    diagonal = torch.diag(variance)
-    share = n / (n + dim + 1)
-    covariance.fill_diagonal_(0.0)
-    return centre, share * covariance + diagonal
+        total += offset.T @ offset
+    if rows.factor is not None:
+        for factor in rows.factor.split(max(1, BLOCK_ROWS // dim)):
+            flat = factor.cpu().double().transpose(0, 1).flatten(1)  # (D, B R)
+            total += flat @ flat.T
+    return total

@@ -23,6 +23,8 @@ from latentfit.model.contracts import LOG_2PI
 
 #: bounds of log s and log kappa0: a hundredth of a row to a hundred thousand
 LOG_ROWS = (math.log(0.01), math.log(1e5))
+#: bounds of log s where only correlations are shrunk, and the points between them
+LOG_SHRINKING, LINE = (math.log(1e-3), math.log(1e6)), 200
 #: tau^2 is sought within this factor of the rows' mean square
 SCALES = math.log(1e3)
 #: points of a line of the search, and how often its reach is narrowed
@@ -160,6 +162,19 @@ class Statistics:
             kappa0 = lines[_evidence(self, eigen, _line(s), lines, _line(log_variance)).sum(1).argmax()]
             reach = reach * 0.35
         return Hyper(s, kappa0, log_variance)
+
+
+def rows_without_correlation(correlation: Tensor, n: int) -> float:
+    """s of largest evidence where n rows of mean 0 have these correlations (d, d), and tau^2 is 1.
+
+    Correlations shrunk by n / (n + s) are their posterior means: noise goes, and what is nearly collinear stays so.
+    """
+    statistics = Statistics(
+        correlation.new_tensor([n]), correlation.new_zeros(1, len(correlation)), n * correlation[None]
+    )
+    log_rows, zero = torch.linspace(*LOG_SHRINKING, LINE, dtype=correlation.dtype), correlation.new_zeros(1)
+    found = _evidence(statistics, torch.linalg.eigh(statistics.scatter), log_rows, zero, zero).sum(1)
+    return log_rows[found.argmax()].exp().item()
 
 
 def inverse_factor(covariance: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from latentfit.data.rows import Rows
 from latentfit.errors import InputError
 from latentfit.flows.whitening import Whitening
 from latentfit.model.contracts import LOG_2PI, Prior, Shape
-from latentfit.model.rows import CodeRows, FitOptions
+from latentfit.model.rows import CodeRows, FitOptions, draw_packed
 from latentfit.priors.active import FULL_WHITENING_UP_TO, active_units, units_of
 from latentfit.priors.fitting import batch_size_for, default_max_steps
 from latentfit.priors.moments import exact_moments
@@ -80,9 +80,7 @@ class SecondModel(Prior, ABC):
                 with isolated_rng(options.random_state, self.whitening.mean.device):
                     self._act_on(active)
                 self._arguments["active"] = active
-        units = self._units.to(rows.mean.device)
-        seen = CodeRows(rows.mean[:, units], rows.std[:, units], rows.context)
-        return WhitenedCodes.of(seen, self.whitening, options)
+        return WhitenedCodes.of(rows.units(self._units), self.whitening, options)
 
     def _inside(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (..., *event_shape) -> whitened active units (..., d), and what is to be added to their log-density."""
@@ -118,7 +116,7 @@ class WhitenedCodes:
     """Codes of which each batch gives fresh draws, whitened: (N, D).
 
     Attributes:
-        train: means and standard deviations of nine tenths of the rows, (N, 2, D).
+        train: nine tenths of the rows, packed.
         held_out: whitened draws of the others, the same at every validation: (M, D).
         draw: prepares a batch of `train`.
         recipe: how to train on them.
@@ -138,7 +136,7 @@ class WhitenedCodes:
         train, held_out = rows.split(0.1, Generator().manual_seed(options.random_state))
         draw = Draw(whitening)
         with isolated_rng(options.random_state, like.device):
-            parts = [draw(as_batch(held_out)) for _ in range(math.ceil(HELD_OUT_DRAWS / len(held_out)))]
+            parts = [draw(_packed(held_out)) for _ in range(math.ceil(HELD_OUT_DRAWS / len(held_out)))]
         contexts = [part.context for part in parts if part.context is not None]
         steps = default_max_steps(len(train), rows.mean.shape[1]) if options.max_steps is None else options.max_steps
         recipe = Recipe(
@@ -153,7 +151,7 @@ class WhitenedCodes:
             device=str(like.device),
         )
         joined = Batch(torch.cat([part.x for part in parts]), torch.cat(contexts) if contexts else None)
-        return cls(as_batch(train), joined, draw, recipe)
+        return cls(_packed(train), joined, draw, recipe)
 
     @property
     def rows(self) -> Rows:
@@ -163,20 +161,17 @@ class WhitenedCodes:
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows (N, 2, D) of means and standard deviations -> whitened draws (N, D)."""
+    """Packed rows -> whitened draws (N, D)."""
 
     whitening: Whitening
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
-        mean, std = batch.x.unbind(1)
-        z = torch.addcmul(mean, std, standard_normal(mean.shape, mean))
-        return Batch(self.whitening(z)[0], batch.context)
+        return Batch(self.whitening(draw_packed(batch.x))[0], batch.context)
 
 
-def as_batch(rows: CodeRows) -> Batch:
-    """Means and standard deviations as rows (N, 2, D)."""
-    return Batch(torch.stack((rows.mean, rows.std), 1), rows.context)
+def _packed(rows: CodeRows) -> Batch:
+    return Batch(rows.packed(), rows.context)
 
 
 def ticks(progress: Callable[[int, int], None] | None) -> Progress | None:

@@ -47,6 +47,8 @@ EVERY, PATIENCE, ENOUGH = 5, 2, 1e-3
 LEAST_STEP = 0.05
 #: a component with fewer rows is none
 EMPTY = 0.5
+#: of a unit's variance, what float32 features round
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,8 @@ class _Coordinates:
     def draw(self, index: Tensor, generator: Generator) -> Tensor:
         """One draw of each of some rows: (R, D), float32."""
         rows = self.rows[index.to(self.rows.mean.device)].to("cpu", self.rows.mean.dtype)
-        noise = torch.randn(rows.mean.shape, generator=generator, dtype=rows.mean.dtype)
         centre, scale = self.centre.to(rows.mean), self.scale.to(rows.mean)
-        return ((rows.mean - centre + rows.std * noise) / scale).float()
+        return ((rows.mean - centre + rows.noise(generator)) / scale).float()
 
     def statistics(self, sums: Tensor, n_rows: int) -> Statistics:
         """Of z, from mean features of u per row and component (K, F)."""
@@ -91,6 +92,8 @@ class _Coordinates:
         moment = mean.new_zeros(len(mean), dim, dim)
         moment[:, row, column] = moment[:, column, row] = second
         scatter = n_rows * (moment - share[:, None, None] * mean[:, :, None] * mean[:, None, :])
+        # float32 features leave the scatter of units that determine each other with negative eigenvalues
+        scatter.diagonal(dim1=-2, dim2=-1).add_(n_rows * ROUNDING * share[:, None])
         both = self.scale[:, None] * self.scale
         return Statistics(n_rows * share, self.centre + mean * self.scale, scatter * both)
 

@@ -164,7 +164,7 @@ def _fitted(
         gain = prior_gap(new, vae.prior, test, random_state=random_state)
     after = vae if new is None else vae.with_parts(prior=new)
     log_px_gain, n_scored, k = _paired(material, parts, vae, after, random_state, progress)
-    judge = ladder.best.prior
+    judge = _judge_of(kept, ladder)
     holes = [
         prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
         for prior in (vae.prior, kept.prior)
@@ -174,7 +174,7 @@ def _fitted(
             rung.name,
             rung.gap,
             quality[rung.name].frechet if rung.name in quality else None,
-            float(prior_holes(judge, rung.prior, selection, context=_contexts(selection)).share),
+            float(prior_holes(_judge_of(rung, ladder), rung.prior, selection, context=_contexts(selection)).share),
             rung.seconds,
             rung.n_parameters,
             _milliseconds(rung.prior, selection),
@@ -214,7 +214,7 @@ def _fitted(
         ladder=ladder,
         holes=(float(holes[0].share), float(holes[1].share)),
         samples=_samples(quality, kept),
-        kl=Estimate.of(kl_per_row(vae.prior, test, random_state=random_state)),
+        kl=Estimate.of(kl_per_row(vae.prior, test, random_state=random_state), groups=test.groups),
         guards=guards[kept.name],
         sha256=(before, own_weights_sha256(vae)),
         pictures=draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state),
@@ -260,6 +260,12 @@ def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str,
         limit = quality[best.name].frechet.value + quality[best.name].frechet.std_error
         return next(rung for rung in allowed if quality[rung.name].frechet.value <= limit)
     return replace(ladder, rungs=[rung for rung in allowed if rung is not ladder.nothing]).chosen
+
+
+def _judge_of(rung: Rung, ladder: Ladder) -> Prior:
+    """The best other rung, whose density says whether a rung's draws lie in holes: its own would clear it."""
+    others = [other for other in ladder.rungs if other is not rung and other.weight > 0] or ladder.rungs
+    return max(others, key=lambda other: other.gap.value).prior
 
 
 def _qualities(
