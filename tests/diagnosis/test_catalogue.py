@@ -59,8 +59,18 @@ FINDINGS = [
     verdicts.prior_finding(GAP, 0.06),
     verdicts.prior_finding(Estimate.from_error(0.41, 0.01), 0.02),
     verdicts.prior_finding(Estimate.from_error(0.01, 0.02), 0.0),
-    verdicts.holes_finding(0.31),
-    verdicts.holes_finding(0.01),
+    verdicts.decoder_finding(
+        "continuous_bernoulli",
+        None,
+        None,
+        None,
+        explained=Estimate.from_error(0.38, 0.01),
+        by_sigmoid=Estimate.from_error(0.54, 0.01),
+        kl=5.92,
+    ),
+    verdicts.holes_finding(Estimate.from_error(0.31, 0.01), 5_000),
+    verdicts.holes_finding(Estimate.from_error(0.09, 0.05), 10),
+    verdicts.holes_finding(Estimate.from_error(0.01, 0.002), 5_000),
     verdicts.functional_hole_finding(Estimate.from_error(126.3, 1.2), 131.0),
     verdicts.functional_hole_finding(Estimate.from_error(0.1, 1.2), 131.0),
     Finding("LF-PROBE-01", "ok", PRESSED),
@@ -125,7 +135,7 @@ def test_every_sentence_of_a_finding_is_said_by_some_finding():
 
 
 def test_the_model_s_own_prior_is_called_by_its_name():
-    holes = verdicts.holes_finding(0.31)
+    holes = verdicts.holes_finding(Estimate.from_error(0.31, 0.01), 5_000)
     assert finding_sentence(holes) == "31 % of the draws from N(0, I) fall in holes"
     assert finding_sentence(holes, p="the model's prior") == "31 % of the draws from the model's prior fall in holes"
     assert finding_status(Finding("LF-PROBE-01", "improve", PRESSED)) == "N(0, I) PRESSES"
@@ -250,3 +260,11 @@ def test_a_decoder_is_blamed_for_explaining_nothing_only_where_codes_carry_somet
     found = verdicts.decoder_finding("bernoulli", None, None, 1.0, explained=explained, kl=kl)
     assert (found.status == "fix") == blamed
     assert (found.parameters.get("variant") == "nothing") == blamed
+
+
+def test_a_decoder_trained_by_cross_entropy_is_told_from_one_that_gives_nothing_back():
+    low, high = Estimate.from_error(-0.1, 0.02), Estimate.from_error(0.6, 0.02)
+    found = verdicts.decoder_finding("continuous_bernoulli", None, None, None, explained=low, by_sigmoid=high, kl=5.0)
+    assert (found.status, found.parameters["variant"]) == ("fix", "cross_entropy")
+    trained = verdicts.decoder_finding("continuous_bernoulli", None, None, None, explained=high, by_sigmoid=low, kl=5.0)
+    assert trained.status == "ok"

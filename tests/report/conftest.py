@@ -324,7 +324,7 @@ def diagnosis() -> Diagnosis:
             collapse_finding(11, 16),
             inference_finding(estimate(6.0, 0.4), 238.0, 1024),
             prior_finding(gap, share),
-            holes_finding(0.97),
+            holes_finding(Estimate.from_error(0.97, 0.01), 5_000),
             functional_hole_finding(estimate(26.3, 1.2), 31.0),
             probe_finding(pressed),
             embedding_finding(estimate(0.61, 0.02), estimate(0.70, 0.02), 16),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latentfit.diagnosis.budget import Budget, not_attributed
 from latentfit.diagnosis.material import Material, certify, some, some_numbers
@@ -78,12 +80,12 @@ class Measures:
         proposal = self.proposal(self.vae) if self.vae.prior.density in RANKABLE else None
         return decoder_calibration(self.vae, rows, test, groups=groups, proposal=proposal, random_state=self.seed)
 
-    def explained(self) -> Estimate:
+    def explained(self, mean: Callable[[Tensor], Tensor] | None = None) -> Estimate:
         """What of the variance comes back, of training or test rows, the more of both: overfitting is no misreading."""
         material = self.material
-        test = explained_variance(self.vae, material.test, groups=material.groups, random_state=self.seed)
-        train = explained_variance(self.vae, some(material.train, PROPOSAL_ROWS, self.seed), random_state=self.seed)
-        return max(test, train, key=float)
+        known = some(material.train, PROPOSAL_ROWS, self.seed)
+        test = explained_variance(self.vae, material.test, mean=mean, groups=material.groups, random_state=self.seed)
+        return max(test, explained_variance(self.vae, known, mean=mean, random_state=self.seed), key=float)
 
     def beta(self, calibration: Calibration | None) -> tuple[float | None, str]:
         loss = self.material.subject.loss

@@ -39,6 +39,7 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import gap_by_group, kl_per_row
 from latentfit.evaluation.ladder import Progress
 from latentfit.evaluation.terms import ELBOTerms
+from latentfit.likelihoods import ContinuousBernoulli
 from latentfit.model import RANKABLE, VAEModule
 
 
@@ -129,6 +130,7 @@ class _Found:
 
         self.terms: ELBOTerms | None = None
         self.scored: list[Scored] = []
+        self.calibrated = False
         self.inference: Estimate | None = None
         self.budget: Budget | None = None
         self.simulated: Estimate | None = None
@@ -141,7 +143,7 @@ class _Found:
         self.findings.append(prior_finding(gap, share, chosen=chosen, cross_fitted=self.ladder.cross_fitted))
 
         self.holes = measures.holes(self.ladder)
-        self.findings.append(holes_finding(self.holes))
+        self.findings.append(holes_finding(self.holes.share, len(self.holes.log_r_codes)))
         self.hole = measures.functional_hole() if scorable and goal != "embedding" else None
         if self.hole is not None:
             self.findings.append(functional_hole_finding(self.hole.excess, float(self.hole.floor)))
@@ -167,12 +169,16 @@ class _Found:
         beta = None if unfinished else self.beta
         explained = self.measures.explained() if int(self.units) else None
         name = likelihood_name(self.measures.vae)
-        return [decoder_finding(name, self.sigma, gain, beta, explained=explained, kl=self.kl.value)]
+        of_grey = explained is not None and name == ContinuousBernoulli.name
+        by_sigmoid = self.measures.explained(torch.sigmoid) if of_grey else None
+        kl = self.kl.value
+        return [decoder_finding(name, self.sigma, gain, beta, explained=explained, by_sigmoid=by_sigmoid, kl=kl)]
 
     def _log_px(self) -> None:
         measures, vae = self.measures, self.measures.vae
         mended = vae
-        if self.calibration is not None and self.findings[1].grave:
+        self.calibrated = self.calibration is not None and self.findings[1].grave
+        if self.calibration is not None and self.calibrated:
             mended = vae.with_parts(likelihood=self.calibration.calibrated)
         self.terms = measures.terms(vae)
         self.kl = self.terms.kl
@@ -212,6 +218,7 @@ class _Found:
             lang=lang,
             n_draws=uncertain.n_draws,
             columns=under.columns,
+            calibrated=self.calibrated,
         )
         return Diagnosis(
             setting=setting,

@@ -38,6 +38,7 @@ class DiagnosisSetting:
         n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
         notes: what was warned of on the way, as it was shown.
         columns: names of a table's columns, or their numbers from 0, where they are known.
+        calibrated: whether log p(x) is of the model with the residuals' own sigma, not with the one it has.
     """
 
     model: str
@@ -60,6 +61,7 @@ class DiagnosisSetting:
     n_draws: int = 1
     notes: list[str] = field(default_factory=list)
     columns: Sequence[str | int] = ()
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,12 @@ class Diagnosis:
 
     @property
     def first(self) -> Finding | None:
-        """What to mend first: a decoder that gives nothing back, since no other number means anything then; an
-        unfinished training; else the grave finding with the largest expected gain."""
+        """What to mend first: a decoder that gives nothing back or was trained for another likelihood, since other
+        numbers rest on it; an unfinished training; else the grave finding with the largest expected gain."""
         grave = [finding for finding in self.findings if finding.grave]
-        nothing = [finding for finding in grave if finding.parameters.get("variant") == "nothing"]
-        if nothing:
-            return nothing[0]
+        misread = [finding for finding in grave if finding.parameters.get("variant") in ("nothing", "cross_entropy")]
+        if misread:
+            return misread[0]
         if not grave or grave[0].code.startswith("LF-TRAIN"):
             return grave[0] if grave else None
         return max(grave, key=lambda finding: -1.0 if finding.gain is None else finding.gain.value)

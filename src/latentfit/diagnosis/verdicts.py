@@ -8,7 +8,7 @@ from latentfit.adapters.understood import Understood
 from latentfit.diagnosis.findings import Finding, Status
 from latentfit.diagnosis.probe import Probe
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.holes import QUANTILE, Holes
+from latentfit.evaluation.holes import QUANTILE
 from latentfit.evaluation.ladder import WORTHWHILE
 
 #: an effective beta within these is calibrated enough; beyond 3 the decoder comes first, whatever the prior
@@ -18,6 +18,8 @@ GRAVE_BETA = 3.0
 #: it may explain more than this share of the variance: a collapsed posterior decodes to the mean row, and may
 CARRIED = 0.1
 EXPLAINED = 0.01
+#: what cross-entropy's mean must explain beyond the likelihood's own for the decoder to be one trained by it
+EXCESS = 0.05
 #: shares of draws from the prior in holes: 1 % where prior and codes agree
 MANY_HOLES = 0.05
 
@@ -61,6 +63,7 @@ def decoder_finding(
     beta: float | None,
     *,
     explained: Estimate | None = None,
+    by_sigmoid: Estimate | None = None,
     kl: float = 0.0,
 ) -> Finding:
     """Whether it gives the data back at all, and whether sigma is the residuals' own.
@@ -71,6 +74,7 @@ def decoder_finding(
         gain: nats per row won by the optimal one.
         beta: the effective KL weight at the optimal sigma, where the loss is known.
         explained: share of the variance that decoding the codes' means explains; None: no unit is active.
+        by_sigmoid: the same with the sigmoid of the logits as the mean, which is what cross-entropy trains.
         kl: of the codes, nats per row.
     """
     facts: dict[str, Any] = {"likelihood": likelihood}
@@ -78,6 +82,9 @@ def decoder_finding(
         facts |= {"explained": explained, "kl": kl}
     if sigma is not None:
         facts |= {"used": sigma[0], "optimal": sigma[1]}
+    if explained is not None and by_sigmoid is not None and by_sigmoid.interval[0] > explained.interval[1] + EXCESS:
+        shares = {"share": round(explained.value, 2) + 0.0, "sigmoid": by_sigmoid.value}
+        return Finding("LF-DECODER-01", "fix", {**facts, **shares, "variant": "cross_entropy"})
     if explained is not None and kl > CARRIED and explained.value <= 0 and explained.interval[1] <= EXPLAINED:
         share = round(explained.value, 2) + 0.0  # + 0.0: never "-0 %"
         return Finding("LF-DECODER-01", "fix", {**facts, "share": share, "variant": "nothing"})
@@ -129,10 +136,9 @@ def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
     return Finding("LF-PRIOR-01", grave, parameters, gap)
 
 
-def holes_finding(holes: Holes) -> Finding:
-    """How many draws from the prior fall where no row is encoded."""
-    share = holes.share
-    facts = {"share": share.value, "rows": len(holes.log_r_codes)}
+def holes_finding(share: Estimate, rows: int) -> Finding:
+    """How many draws from the prior fall where no row is encoded, as far as so many rows can say."""
+    facts = {"share": share.value, "rows": rows}
     if share.value < MANY_HOLES:
         return Finding("LF-HOLES-01", "ok", facts)
     return Finding("LF-HOLES-01", "improve" if share.interval[0] > QUANTILE else "know", facts)

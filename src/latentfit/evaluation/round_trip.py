@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.rows import blocks, decoder_rows, evaluation_rows, frozen, to_numpy
 from latentfit.model.vae import VAEModule
 
 
-def explained_variance(vae: VAEModule, X: Any, *, groups: ArrayLike | None = None, random_state: int = 0) -> Estimate:
+def explained_variance(
+    vae: VAEModule,
+    X: Any,
+    *,
+    mean: Callable[[Tensor], Tensor] | None = None,
+    groups: ArrayLike | None = None,
+    random_state: int = 0,
+) -> Estimate:
     r"""The share of the rows' variance that decoding the posterior's mean explains.
 
     $$R^2 = 1 - \frac{\sum_{nd} (x_{nd} - E[x_d \mid z = \mu(x_n)])^2}{\sum_{nd} (x_{nd} - \bar x_d)^2}$$
@@ -23,6 +32,7 @@ def explained_variance(vae: VAEModule, X: Any, *, groups: ArrayLike | None = Non
     Args:
         vae: the model.
         X: (N, *data_shape).
+        mean: of x from the decoder's output; the likelihood's own by default.
         groups: (N,) labels of related rows, for a cluster-robust error.
         random_state: seed of an encoder that draws.
 
@@ -45,7 +55,8 @@ def explained_variance(vae: VAEModule, X: Any, *, groups: ArrayLike | None = Non
             x, seen = _observed(vae, part.to(vae.device))
             code, _ = vae.encode(part.to(vae.device)).moments()
             context = None if part.context is None else part.context.to(vae.device)
-            decoded = vae.likelihood.mean(vae.decode(code, context), context).double()
+            params = vae.decode(code, context)
+            decoded = (vae.likelihood.mean(params, context) if mean is None else mean(params)).double()
             around = (seen * (x - mean_row).square()).flatten(1).sum(1)  # (B,)
             spread.append(around)
             won.append(around - (seen * (x - decoded).square()).flatten(1).sum(1))

@@ -164,7 +164,10 @@ def measured(dx: Diagnosis, lang: str = "en") -> list[str]:
     s, words, lines = dx.setting, unit_words(dx.setting.data_shape, lang), []
     if dx.log_px is not None:
         key = "diagnosis.log_px" + (".ais" if s.estimator == "ais" else "")
-        lines.append(say(key, lang, log_px=dx.log_px, n=s.n_scored, k=s.k, **words))
+        line = say(key, lang, log_px=dx.log_px, n=s.n_scored, k=s.k, **words)
+        if s.calibrated and dx.sigma is not None:
+            line += say("diagnosis.log_px.calibrated", lang, sigma=dx.sigma[1])
+        lines.append(line)
     if dx.effective_beta is not None and abs(dx.effective_beta - 1) > 0.005:
         lines.append(say("diagnosis.beta", lang, formula=dx.beta_formula))
     if dx.dimension is not None:
