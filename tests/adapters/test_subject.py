@@ -37,7 +37,7 @@ def test_the_estimator() -> None:
     vae = lf.VAE(latent_dim=2, max_steps=20, likelihood={"name": "binomial", "args": {"n": 16}}).fit(images)
     under = subject(vae, images)
     assert under.vae is vae.module_
-    assert under.name == "VAE (binomial)"
+    assert under.name == "VAE"
     assert under.loss == Loss(1.0, "nll")
     assert torch.equal(under.rows(images, "X").x, torch.as_tensor(images).float())
     assert under.can_score
@@ -53,7 +53,7 @@ def test_our_module() -> None:
     module = lf.VAEModule(nn.Linear(4, 4), nn.Linear(2, 4), latent_dim=2)
     binary = (rows() > 0).astype(np.float32)
     under = subject(module, binary)
-    assert (under.vae, under.name, under.grey) == (module, "VAEModule (bernoulli)", False)
+    assert (under.vae, under.name, under.grey) == (module, "VAEModule", False)
     assert subject(module, 0.5 * binary).grey
     assert under.rows(binary, "X").x.shape == (40, 4)
 

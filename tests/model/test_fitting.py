@@ -167,3 +167,33 @@ def test_a_conditional_flow_starts_its_base_at_the_codes():
     assert prior.awaits_codes
     lf.fit(vae, Batch(x, context), max_steps=50)
     assert not prior.awaits_codes
+
+
+def test_a_learned_sigma_that_lags_is_moved_to_the_residuals_own():
+    """After 20 steps at a small rate sigma is near 1; the rows' own is 0.1, and half of the entries are missing."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.1 * torch.randn(400, 3, generator=generator)
+    mask = torch.rand(400, 3, generator=generator) < 0.5
+    for likelihood in ({"scale": "learned"}, {"scale": "column", "n_columns": 3}):
+        vae = normal_vae(3, 1, **likelihood)
+        given = Batch(x.masked_fill(~mask, torch.nan), mask=mask)
+        vae.encoder.requires_grad_(False).apply(lambda part: _zero(part))
+        vae.decoder.requires_grad_(False).apply(lambda part: _zero(part))
+        result = lf.fit(vae, given, max_steps=20, learning_rate=1e-4)
+        sigma = vae.likelihood._scale(torch.zeros(1, 3), None)
+        torch.testing.assert_close(sigma, torch.full_like(sigma, 0.1), rtol=0.15, atol=0)
+        assert result.best_value < 0  # nats of 1.5 entries at sigma 0.1 are above 1, at sigma 1 below -1
+
+
+def test_a_decoder_that_overfits_keeps_the_sigma_it_learned():
+    """Its training residuals are too small for held-out rows."""
+    generator = torch.Generator().manual_seed(0)
+    train, held_out = torch.zeros(50, 3), torch.randn(50, 3, generator=generator)
+    vae = normal_vae(3, 1)
+    lf.fit(vae, train, X_validation=held_out, max_steps=20, learning_rate=1e-4)
+    assert vae.likelihood._scale(torch.zeros(1, 3), None).item() == pytest.approx(1.0, abs=0.1)
+
+
+def _zero(part: nn.Module) -> None:
+    for parameter in part.parameters(recurse=False):
+        nn.init.zeros_(parameter)

@@ -83,7 +83,7 @@ def subject(model: Any, example: Any = None) -> Subject:
             grey=grey,
             columns=_names(example),
         )
-    name = f"{type(model).__name__} ({model.likelihood.name})" if model.likelihood.name else type(model).__name__
+    name = type(model).__name__
     facts = None if model.trained is None else facts_of(model.trained)
     loss = None if facts is None or facts.kl_weight_reached is None else Loss(facts.kl_weight_reached, "nll")
     return Subject(
@@ -174,7 +174,7 @@ def _of_estimator(estimator: Any) -> Subject:
     return Subject(
         estimator.module_,
         rows,
-        f"{name} ({estimator.module_.likelihood.name})",
+        name,
         loss=Loss(weight, "nll"),
         training_facts=facts_of(trained),
         columns=estimator._units.model_columns,

@@ -16,7 +16,7 @@ class Budget:
     r"""What separates a model's ELBO from log p(x) of the same encoder and decoder, sigma and prior mended.
 
         decoder    log p(x) won by the calibrated sigma, at least: E[log p_sigma*(x|z) - log p_sigma(x|z)] over the
-                   true posterior (None where there is no sigma)
+                   true posterior (None where there is no sigma, or it is the residuals' own)
         inference  log p(x) - ELBO, both with the calibrated sigma
         prior      T(r), the held-out ELBO won by the kept prior r: "at least"
         rest       [log p_r(x) - ELBO] - (decoder + inference + prior)

@@ -39,8 +39,8 @@ PROPOSAL_ROWS = 5_000
 SIMULATED_ROWS = 50
 #: after which the number of importance samples is doubled no more
 SCORING_SECONDS = {"full": 60.0, "quick": 15.0}
-#: neighbours by which codes and as many principal components of the data are judged
-NEIGHBOURS = 15
+#: neighbours by which codes and as many principal components of the data are judged, and labelled rows at least
+NEIGHBOURS, FEWEST_KNOWN = 15, 45
 COUNTS = ("poisson", "negative_binomial", "zinb")
 
 
@@ -134,7 +134,7 @@ class Measures:
         if len(scored) > 1:
             won = prior_gap_per_row(chosen.prior, mended.prior, material.codes_test[rows], random_state=self.seed)
             rest = not_attributed(scored[1].values, elbo, [bound - elbo, lost, won], groups)
-        decoder = None if calibration is None else calibration.gain
+        decoder = calibration.gain if calibration is not None and mended is not self.vae else None
         return scored, inference, Budget(decoder, inference, ladder.prior_gap, rest)
 
     def proposal(self, vae: VAEModule) -> Proposal:
@@ -196,17 +196,23 @@ class Measures:
     def embedding(self, goal: Goal) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
         material, codes = self.material, self.material.codes_test
         counts = likelihood_name(self.vae) in COUNTS
+        # as the model sees them: a table's columns in units of their own spread
+        seen = material.test.x if counts else self.vae.model_units(material.test.x.to(self.vae.device))
         if material.labels is None:
             if goal != "embedding":
                 return None, None, None
-            return None, None, neighbourhood_overlap(codes, material.test.x, log1p=counts, random_state=self.seed)
+            return None, None, neighbourhood_overlap(codes, seen, log1p=counts, random_state=self.seed)
         order = np.random.default_rng(self.seed).permutation(len(codes))
         known, asked = order[: len(order) // 2], order[len(order) // 2 :]
-        if len(known) <= NEIGHBOURS:
-            raise InputError(f"diagnose: labels of {len(codes)} test rows are too few for {NEIGHBOURS} neighbours.")
+        if len(known) < FEWEST_KNOWN:
+            reason = f"{len(known)} labels are too few for {NEIGHBOURS} neighbours"
+            if goal == "embedding":
+                raise InputError(f"diagnose: {reason}; at least {FEWEST_KNOWN} are needed, and as many rows to judge.")
+            self.missing[f"{NEIGHBOURS}-NN"] = reason
+            return None, None, None
         label = material.labels
         knn = knn_accuracy(codes[known], label[known], codes[asked], label[asked], k=NEIGHBOURS)
-        x = material.test.x.flatten(1).cpu().numpy()
+        x = seen.flatten(1).cpu().numpy()
         d = codes.mean[0].numel()
         baseline = pca_baseline(
             x[known], label[known], x[asked], label[asked], n_components=d, k=NEIGHBOURS, log1p=counts

@@ -364,6 +364,7 @@ SENTENCES: dict[str, str] = {
     "clause.dequantised": "integers dequantised into [0, 1]; nats refer to that scale",
     "clause.dequantised.noise": "integers dequantised with uniform noise; log p(x) is a lower bound for the integers",
     "clause.no_likelihood": "no likelihood was given",
+    "clause.few_labels": "{n} labels are too few for {k} neighbours",
     "clause.row_numbers": "row numbers in the first column left out",
     "clause.left_out": "left out: {columns}",
     "clause.part.gap": "prior gap",

@@ -364,6 +364,7 @@ SENTENCES: dict[str, str] = {
     "clause.dequantised": "số nguyên được rải đều vào [0, 1]; nat tính trên thang ấy",
     "clause.dequantised.noise": "số nguyên được rải đều bằng nhiễu; log p(x) là cận dưới cho số nguyên",
     "clause.no_likelihood": "chưa cho biết hàm hợp lý (likelihood)",
+    "clause.few_labels": "{n} nhãn là quá ít cho {k} láng giềng",
     "clause.row_numbers": "đã bỏ số thứ tự dòng ở cột đầu",
     "clause.left_out": "bỏ ra: {columns}",
     "clause.part.gap": "độ hụt tiên nghiệm",

@@ -121,11 +121,27 @@ class Normal(Likelihood):
     def freeze_scale(self, x: Tensor, params: Tensor) -> None:
         """Fix the optimal sigma to these training rows': x (N, *data_shape), params as in `log_prob`.
 
-        A later call replaces an earlier one, so give all rows at once. Other scales are left as they are.
+        A later call replaces an earlier one, so give all rows at once. Entries of x that are nan are left out. Other
+        scales are left as they are.
         """
         if self.scale == "optimal":
             rows, mean = widest(x, self.mean(params))
             self.optimal_scale.copy_(self._from_residuals(rows - mean))
+
+    @torch.no_grad()
+    def fit_scale(self, x: Tensor, params: Tensor) -> bool:
+        """sigma^2 <- the mean square residual of these rows, by column where each has its own, for learned scales.
+
+        Entries of x that are nan are left out.
+        """
+        if self.scale not in ("learned", "column"):
+            return False
+        rows, mean = widest(x, self.mean(params))
+        square = (rows - mean).square()
+        square = square.flatten(0, -2).nanmean(0) if self.scale == "column" else square.nanmean()
+        above_floor = (square - self._floor.square()).clamp_min(math.exp(-2 * MAX_LOG_SCALE))
+        self.log_scale.copy_(0.5 * above_floor.log())
+        return True
 
     def _scale(self, params: Tensor, residual: Tensor | None) -> Tensor:
         """sigma, broadcastable against the means; `residual` is None where none is known (sampling)."""
@@ -150,7 +166,7 @@ class Normal(Likelihood):
         return torch.sqrt(self._floor.square() + torch.exp(2 * log_scale.clamp(min=-MAX_LOG_SCALE)))
 
     def _from_residuals(self, residual: Tensor) -> Tensor:
-        return torch.maximum(residual.square().mean().sqrt(), self._floor.clamp(min=1e-12))
+        return torch.maximum(residual.square().nanmean().sqrt(), self._floor.clamp(min=1e-12))
 
 
 def _unit_noise(like: Tensor, generator: Generator | None) -> Tensor:

@@ -300,6 +300,10 @@ class Likelihood(Component, nn.Module, ABC):
     def freeze_scale(self, x: Tensor, params: Tensor) -> None:
         """Fix a scale that follows the batch's residuals (optimal sigma) to these training rows'; none by default."""
 
+    def fit_scale(self, x: Tensor, params: Tensor) -> bool:
+        """Move a learned scale to where it is best for these residuals, in closed form; whether there is one."""
+        return False
+
 
 class Penalty(Component, nn.Module, ABC):
     """A term added to the objective, in nats per row.

@@ -132,6 +132,8 @@ def fit(
         parameter_groups=objective.parameter_groups(),
         restarts=_start_of_prior(module, objective, data, prepare, recipe.max_steps, random_state),
     )
+    if len(held_out) and objective.is_elbo:
+        result = _settle_scale(module, data, prepare, result, validate)
     for network in module.uncertain:
         settled = partial(objective, module, step=settled_at)
         network.explore(module, settled, Rows(data, prepare), recipe, random_state)
@@ -236,15 +238,49 @@ def _codes(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | N
     return CodeRows(mean, torch.cat(stds), context, torch.cat(factors) if factors else None)
 
 
-@torch.no_grad()
+def _settle_scale(
+    module: VAEModule,
+    data: Batch,
+    prepare: Callable[[Batch], Batch] | None,
+    result: TrainingResult,
+    validate: Callable[[], float],
+) -> TrainingResult:
+    """A learned scale that lags behind the decoder, as after few steps, moved to the training residuals' own.
+
+    Only where that raises the ELBO of held-out rows: a decoder that overfits has residuals that are too small.
+    """
+    if type(module.likelihood).fit_scale is Likelihood.fit_scale:
+        return result
+    before, kept = validate(), {name: value.clone() for name, value in module.likelihood.state_dict().items()}
+    if not _at_residuals(module, data, prepare, module.likelihood.fit_scale):
+        return result
+    after = validate()
+    if not after < before:
+        module.likelihood.load_state_dict(kept)
+        return result
+    return dataclasses.replace(result, best_value=after)
+
+
 def _freeze_scale(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | None) -> None:
-    """Fix a scale that follows the residuals on (at most `_ROWS`) training rows, before any number is reported."""
-    if type(module.likelihood).freeze_scale is Likelihood.freeze_scale:
-        return
+    """Fix a scale that follows the residuals on training rows, before any number is reported."""
+    if type(module.likelihood).freeze_scale is not Likelihood.freeze_scale:
+        _at_residuals(module, data, prepare, module.likelihood.freeze_scale)
+
+
+@torch.no_grad()
+def _at_residuals(
+    module: VAEModule,
+    data: Batch,
+    prepare: Callable[[Batch], Batch] | None,
+    change: Callable[[torch.Tensor, torch.Tensor], Any],
+) -> Any:
+    """`change(x, params)` of (at most `_ROWS`) training rows."""
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:_ROWS]
     part = data[rows].to(module.device)
     with in_eval(module), isolated_rng(0, module.device):
         part = part if prepare is None else prepare(part)
         # the residuals at draws of z, as the ELBO sees them: at the posterior's mean they would be too small
         z, _ = module.encode(part).rsample_with_log_prob(1)
-        module.likelihood.freeze_scale(module.model_units(part.x), module.decode(z[0], part.context))
+        x = module.model_units(part.x)
+        x = x if part.mask is None else x.masked_fill(~part.mask, torch.nan)
+        return change(x, module.decode(z[0], part.context))
