@@ -6,6 +6,7 @@ A method is a row of a table, not a class: composing the five families gives eve
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from latentfit.data.transforms import Transform
-from latentfit.errors import CapabilityError, InputError
+from latentfit.errors import CapabilityError, DataWarning, InputError
 from latentfit.model.objective import ELBO
 from latentfit.model.schedules import Cyclical, Linear, Schedule, Sigmoid
 from latentfit.model.uncertain import N_DRAWS
@@ -217,6 +218,21 @@ def default_network(numel: int) -> str:
 def default_latent_dim(numel: int) -> int:
     """Half the columns within 2 and 16; 40 for rows of more than 256 numbers."""
     return 40 if numel > 256 else max(2, min(16, numel // 2))
+
+
+def check_latent_dim(latent_dim: int, numel: int) -> None:
+    """Warn of more units than a row has numbers.
+
+    Warns:
+        DataWarning: as said.
+    """
+    if latent_dim > numel:
+        warnings.warn(
+            f"latent_dim is {latent_dim:,}, more than the {numel:,} numbers of a row: the units beyond them cost time "
+            "and tend to carry nothing.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def default_steps(n_train: int, batch_size: int, quick: bool) -> int:

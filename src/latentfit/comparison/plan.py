@@ -49,6 +49,8 @@ ANNEALED_PASSES, MANY_ENTRIES = 7_600, 256
 FIT_ROWS, LONGEST_FIT = 300, 30.0
 #: planning, start of the workers, ranking and report
 FIXED_SECONDS = 10.0
+#: units of z at most
+MOST_LATENTS = 512
 #: what `--quick` reads of a data set
 QUICK_ROWS = 10_000
 
@@ -238,6 +240,12 @@ def make_plan(options: Options, data: PreparedData, splits: Splits, data_fingerp
     numel = int(np.prod(data_shape))
     network = options.network or methods.default_network(numel)
     latent_dim = options.latent_dim or methods.default_latent_dim(numel)
+    if latent_dim > MOST_LATENTS:
+        raise InputError(
+            f"latent_dim is {latent_dim:,}: a comparison fits mixtures with the codes' covariances, of as many numbers "
+            f"squared, to at most {MOST_LATENTS} units. Choose fewer, or train one method with `latentfit train`."
+        )
+    methods.check_latent_dim(latent_dim, numel)
     batch_size = options.batch_size or RECIPE.batch_size
     recipe = {
         **dataclasses.asdict(RECIPE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -37,10 +38,19 @@ from latentfit.data.rows import as_batch
 from latentfit.data.sources import Source, load
 from latentfit.data.splits import Splits, split_rows
 from latentfit.diagnosis.findings import Finding
-from latentfit.errors import InputError, LatentfitWarning, ReliabilityWarning, SavedFileError, TrainingError
+from latentfit.errors import (
+    InputError,
+    LatentfitWarning,
+    MissingExtraError,
+    ReliabilityWarning,
+    SavedFileError,
+    TrainingError,
+)
 from latentfit.registry import registry
 
 BACKENDS = ("serial", "loky", "dask", "ray")
+#: which of them need a package that is not installed with the library
+EXTRA_BACKENDS = ("dask", "ray")
 #: what may change in a run's folder: it decides which jobs there are and how they are ranked, never what one computes
 FREE = {"goal", "methods", "n_seeds"}
 
@@ -109,6 +119,7 @@ def compare(
     Raises:
         InputError: data or options that cannot be used; nothing is written then.
         SavedFileError: a folder that cannot be written.
+        MissingExtraError: a backend whose package is not installed.
 
     Source: the protocol is that of the project's design: four splits, random effects over seeds and rows.
     """
@@ -116,6 +127,8 @@ def compare(
     listener = listener or Silent()
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend in EXTRA_BACKENDS and importlib.util.find_spec(backend) is None:
+        raise MissingExtraError(f'The backend {backend!r} needs a package: pip install "latentfit[{backend}]".')
     chosen = _options(options)
     source = _source(X, data_dir, labels, groups)
     source = drawn_for_quick(source, chosen.random_state) if chosen.quick else source

@@ -187,8 +187,10 @@ SENTENCES: dict[str, str] = {
     "report.diagnosis.repeat.again": "again",
     # the report of a retrofit
     "report.retrofit.eyebrow": "A new prior for {model}: {what}",
-    "report.retrofit.head": "{share:.0%} of the codes drawn from {p} fall where no {unit} was ever encoded. A `{name}` prior, fitted in {seconds} s with the VAE's weights untouched, brings that to {after:.0%} and wins at least {gain} nats per {unit}.",
-    "report.retrofit.head.samples": "{share:.0%} of the codes drawn from {p} fall where no {unit} was ever encoded. A `{name}` prior, fitted in {seconds} s with the VAE's weights untouched, brings that to {after:.0%} and the samples from {before_samples} to {after_samples} (decoded codes, the floor: {floor}).",
+    "report.retrofit.head": "A `{name}` prior, fitted in {seconds} s with the VAE's weights untouched, wins at least {gain} nats per {unit}.",
+    "report.retrofit.head.even": "A `{name}` prior, fitted in {seconds} s with the VAE's weights untouched, changes the ELBO by {gain:+} nats per {unit}.",
+    "report.retrofit.head.holes": "{share:.0%} of the codes drawn from {p} fall where no {unit} was ever encoded; of the codes drawn from it {after:.0%} do.",
+    "report.retrofit.head.samples": "The samples' Fréchet distance falls from {before} to {after} (decoded codes, the floor: {floor}).",
     "report.retrofit.head.nothing": "Nothing to win without training: {p} fits the codes of this VAE. Training with another prior may still win.",
     "report.retrofit.tile.gap": "of ELBO won back, weights untouched",
     "report.retrofit.tile.gap.nothing": "of ELBO to be won without training",

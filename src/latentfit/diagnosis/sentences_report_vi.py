@@ -187,8 +187,10 @@ SENTENCES: dict[str, str] = {
     "report.diagnosis.repeat.again": "làm lại",
     # báo cáo thay tiên nghiệm
     "report.retrofit.eyebrow": "Tiên nghiệm (prior) mới cho {model}: {what}",
-    "report.retrofit.head": "{share:.0%} số mã lấy từ {p} rơi vào nơi chưa {unit} nào được mã hoá tới. Tiên nghiệm `{name}`, khớp trong {seconds} giây, không đụng tới trọng số của VAE, đưa con số ấy xuống {after:.0%} và lấy lại ít nhất {gain} nat mỗi {unit}.",
-    "report.retrofit.head.samples": "{share:.0%} số mã lấy từ {p} rơi vào nơi chưa {unit} nào được mã hoá tới. Tiên nghiệm `{name}`, khớp trong {seconds} giây, không đụng tới trọng số của VAE, đưa con số ấy xuống {after:.0%} và chất lượng mẫu từ {before_samples} xuống {after_samples} (mức sàn, tức mã thật giải ra: {floor}).",
+    "report.retrofit.head": "Tiên nghiệm `{name}`, khớp trong {seconds} giây, không đụng tới trọng số của VAE, lấy lại ít nhất {gain} nat mỗi {unit}.",
+    "report.retrofit.head.even": "Tiên nghiệm `{name}`, khớp trong {seconds} giây, không đụng tới trọng số của VAE, làm ELBO thay đổi {gain:+} nat mỗi {unit}.",
+    "report.retrofit.head.holes": "{share:.0%} số mã lấy từ {p} rơi vào nơi chưa {unit} nào được mã hoá tới; lấy từ tiên nghiệm này thì {after:.0%}.",
+    "report.retrofit.head.samples": "Khoảng cách Fréchet của mẫu giảm từ {before} xuống {after} (mức sàn, tức mã thật giải ra: {floor}).",
     "report.retrofit.head.nothing": "Không huấn luyện thì không còn gì để lấy lại: {p} khớp với mã của VAE này. Huấn luyện với tiên nghiệm khác vẫn có thể được thêm.",
     "report.retrofit.tile.gap": "ELBO lấy lại, không đụng tới trọng số",
     "report.retrofit.tile.gap.nothing": "ELBO có thể lấy lại nếu không huấn luyện",

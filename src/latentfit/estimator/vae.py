@@ -287,6 +287,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return methods.default_latent_dim(numel)
         if not isinstance(d, int | np.integer) or d < 1:
             raise InputError(f"latent_dim must be a whole number of at least 1 or 'auto', got {d!r}.")
+        methods.check_latent_dim(int(d), numel)
         return int(d)
 
     def _blocks(self, n: int) -> list[slice]:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from latentfit.diagnosis.verdicts import MANY_HOLES
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import NOTHING
 from latentfit.report import figures, model_page, parts
@@ -76,16 +77,17 @@ def _page(view: ModelView, fix: Retrofit, title: str | None) -> str:
 def _head(view: View, fix: Retrofit) -> str:
     if not fix.changed:
         return view.t("report.retrofit.head.nothing")
-    said = {
-        "share": fix.holes[0],
-        "after": fix.holes[1],
-        "name": fix.kept.name,
-        "seconds": seconds(fix.kept.fit_seconds),
-    }
-    if fix.samples is None or fix.samples[1].value >= fix.samples[0].value:
-        return view.t("report.retrofit.head", gain=fix.gain, **said)
-    before, after, floor = (short(part.value) for part in fix.samples)
-    return view.t("report.retrofit.head.samples", before_samples=before, after_samples=after, floor=floor, **said)
+    key = "report.retrofit.head" if fix.gain.value > 0 else "report.retrofit.head.even"
+    said = [view.t(key, name=fix.kept.name, seconds=seconds(fix.kept.fit_seconds), gain=fix.gain)]
+    share, after = fix.holes
+    if share >= MANY_HOLES and after < share:
+        said.append(view.t("report.retrofit.head.holes", share=share, after=after))
+    if fix.samples is not None:
+        old, new, floor = fix.samples
+        if old.value - new.value > math.hypot(old.std_error, new.std_error):
+            found = {"before": short(old.value), "after": short(new.value), "floor": short(floor.value)}
+            said.append(view.t("report.retrofit.head.samples", **found))
+    return " ".join(said)
 
 
 def _without_repeats(fix: Retrofit, lang: str) -> list[str]:
