@@ -87,7 +87,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "out is a file": ("compare {f}/x.npy --out {f}/x.npy", r"Cannot make the folder .*x\.npy"),
     "another comparison": (
         "compare {f}/x.npy --out {f}/other",
-        r"other holds another comparison \(differs in: .*n_seeds 5 -> 3.*\)\. Use --out .*other-2, or "
+        r"other holds another comparison \(differs in: (?!.*n_seeds).*device None -> cpu.*\)\. Use --out .*other-2, or "
         r"--fresh to start over; nothing was changed",
     ),
     # one model

@@ -280,7 +280,8 @@ def test_lists() -> None:
     assert [method["name"] for method in listed] == list(methods.METHODS)
     assert all({"family", "prior", "joint", "post_hoc", "description"} <= set(method) for method in listed)
     plain = invoke("methods", "--lang", "vi").stdout
-    assert [line.split()[0] for line in plain.splitlines()] == list(methods.METHODS)
+    assert [line.split()[0] for line in plain.splitlines() if line[0] != " "] == list(methods.METHODS)
+    assert max(map(len, plain.splitlines())) <= 80
     sets = json.loads(invoke("datasets", "--json").stdout)
     assert [entry["name"] for entry in sets] == ["digits", "mnist", "fashion-mnist"]
     assert "sha256" in invoke("datasets").stdout

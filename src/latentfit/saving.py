@@ -240,7 +240,9 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise SavedFileError(f"{directory} is not a folder; expected one that Latentfit saved.")
     if not path.is_file():
-        raise SavedFileError(f"{directory} was not saved by Latentfit: it has no {CONFIG}.")
+        best = path.parent / "best"
+        hint = f" The model of a comparison is in {best.as_posix()}." if (best / CONFIG).is_file() else ""
+        raise SavedFileError(f"{directory} was not saved by Latentfit: it has no {CONFIG}.{hint}")
     config = read_json(path)
     if not isinstance(config, dict) or "format_version" not in config or "latentfit_version" not in config:
         raise SavedFileError(f"{directory} was not saved by Latentfit: its {CONFIG} has no latentfit_version.")

@@ -14,8 +14,8 @@ from latentfit.cli.marks import read_marks, split_marks
 from latentfit.cli.options import (
     AsJson,
     Config,
-    Data,
     DataDir,
+    DataOrDigits,
     Drop,
     Labels,
     Lang,
@@ -37,7 +37,7 @@ from latentfit.errors import LatentfitWarning
 def compare(
     context: typer.Context,
     training: Training,
-    data: Data = "digits",
+    data: DataOrDigits = "digits",
     methods: Annotated[str, typer.Option(help="auto, all, or names: mixture,realnvp")] = "auto",
     n_seeds: Annotated[int, typer.Option(min=1, help="trainings of each method")] = 3,
     goal: Annotated[

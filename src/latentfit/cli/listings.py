@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
 
 import typer
 
 from latentfit.cli.options import AsJson, Lang
-from latentfit.cli.program import app
+from latentfit.cli.program import app, screen
 
 
 @app.command("methods")
@@ -31,12 +33,18 @@ def list_methods(context: typer.Context, lang: Lang = "en", as_json: AsJson = Fa
     if as_json:
         print(json.dumps(listed, indent=1, ensure_ascii=context.obj.ascii))
         return
-    width = max(len(str(method["name"])) for method in listed)
+    name_width = max(len(str(method["name"])) for method in listed)
     words = (say("word.jointly", lang), say("word.post hoc", lang))
+    first, width = name_width + 2 + len(", ".join(words)) + 2, screen(sys.stdout)["width"]
+    narrow = width < 2 * first  # what it is then goes below its name
+    indent = " " * (4 if narrow else first)
     for method in listed:
         how = ", ".join(word for word, can in zip(words, (method["joint"], method["post_hoc"]), strict=True) if can)
-        line = f"{method['name']:<{width}}  {how:<{len(', '.join(words))}}  {method['description']}"
-        print(plain(line) if context.obj.ascii else line)
+        start = f"{method['name']:<{name_width}}  {how}"
+        lines = textwrap.wrap(str(method["description"]), width, initial_indent=indent, subsequent_indent=indent)
+        lines = [start, *lines] if narrow else [start + lines[0][len(start) :], *lines[1:]]
+        for line in lines:
+            print(plain(line) if context.obj.ascii else line)
 
 
 @app.command("datasets")

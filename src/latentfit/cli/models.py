@@ -143,7 +143,7 @@ def evaluate(
     from latentfit.evaluation.codes import encode_rows
     from latentfit.evaluation.collapse import active_units
     from latentfit.evaluation.estimate import Estimate
-    from latentfit.evaluation.likelihood import log_likelihood
+    from latentfit.evaluation.likelihood import FEWEST_JUDGED, log_likelihood
     from latentfit.evaluation.terms import elbo_terms
 
     model, folder = load_model(run)
@@ -173,7 +173,8 @@ def evaluate(
     for name, key in (("log p(x)", "log_px"), ("ELBO", "elbo"), ("KL", "kl")):
         print(f"  {name:<14}{facts[key]}")
     print(f"  {'active units':<14}{int(units)} of {units.total}")
-    print(f"  {'unreliable':<14}{scored.unreliable:.1%} of the rows (Pareto-k above 0.7)")
+    if n_importance_samples >= FEWEST_JUDGED:
+        print(f"  {'unreliable':<14}{scored.unreliable:.1%} of the rows (Pareto-k above 0.7)")
 
 
 def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:

@@ -84,6 +84,9 @@ DATA_HELP = "digits, mnist, fashion-mnist, .npy .npz .csv .parquet .h5ad idx.gz,
 MARKS_HELP = "FILE.npy, FILE.csv, a column, or obs:COLUMN"
 
 Data = Annotated[str, typer.Argument(help=DATA_HELP, show_default=False, callback=_data)]
+DataOrDigits = Annotated[
+    str, typer.Argument(help=f"{DATA_HELP}; digits if left out", show_default=False, callback=_data)
+]
 DataOption = Annotated[str | None, typer.Option("--data", help=f"rows: {DATA_HELP}", callback=_data)]
 TrainData = Annotated[str | None, typer.Option("--train-data", help="the rows it was trained on", callback=_data)]
 Run = Annotated[

@@ -174,6 +174,7 @@ def typed_words(text: str) -> str:
         value = found["value"].strip("'\"")
         return f"{TYPED[found['name']]} {value}" if value else TYPED[found["name"]]
 
+    text = text.replace("overwrite=True", "--fresh")
     names = "|".join(TYPED)
     return re.sub(rf"\b(?P<name>{names})=(?P<value>'[^']*'|\"[^\"]*\"|\.\.\.|)", typed, text)
 

@@ -270,7 +270,8 @@ def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
     changed = [key for key in asked if held["asked"].get(key) != asked[key]]
     if set(changed) <= FREE and (folder / "data.safetensors").exists():
         return Plan.from_json(held["plan"])
-    differences = ", ".join(f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in changed)
+    decisive = [key for key in changed if key not in FREE]
+    differences = ", ".join(f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in decisive or changed)
     raise InputError(
         f"{folder.as_posix()} holds another comparison (differs in: {differences}). Use --out "
         f"{folder.as_posix()}-2, or --fresh to start over; nothing was changed."

@@ -130,14 +130,13 @@ def _require_finite(x: Tensor, what: str) -> None:
         return
     finite = torch.isfinite(x)
     missing = bool(torch.isnan(x).any())
-    share = 1 - finite.double().mean().item()
+    share = 100 * (1 - finite.double().mean().item())
     column = int((~finite).flatten(1).any(0).nonzero()[0])
     advice = "remove or clip them"
     if missing:
         advice = "fill or drop them; VAEModule and latentfit.fit take Batch(x, mask=observed)"
     raise InputError(
-        f"{what} has {share:.2g} of its entries {'NaN' if missing else 'infinite (inf)'}, first in "
-        f"column {column}; "
+        f"{what}: {share:.3g} % of the entries are {'NaN' if missing else 'infinite (inf)'}, first in column {column}; "
         f"expected finite numbers: {advice}."
     )
 
@@ -207,7 +206,7 @@ def _from_pandas(X: Any, what: str) -> Tensor:
     if np.isnan(array).any():
         position = int(np.isnan(array).any(axis=0).argmax())
         raise InputError(
-            f"{what} has {np.isnan(array).mean():.2g} of its entries NaN, first in column "
+            f"{what}: {100 * np.isnan(array).mean():.3g} % of the entries are NaN, first in column "
             f"{frame.columns[position]!r}; expected finite numbers: fill or drop them; VAEModule and latentfit.fit "
             "take Batch(x, mask=observed)."
         )

@@ -72,6 +72,17 @@ class Ladder:
     groups: np.ndarray | None = None
     cross_fitted: bool = False
 
+    def __str__(self) -> str:
+        lines = [f"{'prior':<18}{'T, nats per row':>18}{'weight':>8}{'parameters':>12}{'seconds':>9}"]
+        for rung in self.candidates:
+            size = f"{rung.n_parameters:,}"
+            mark = "  <- chosen" if rung is self.chosen else ""
+            lines.append(f"{rung.name:<18}{rung.gap!s:>18}{rung.weight:>8.2f}{size:>12}{rung.seconds:>9.1f}{mark}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Ladder({', '.join(f'{rung.name} {rung.gap}' for rung in self.candidates)})"
+
     def __getitem__(self, name: str) -> Rung:
         """A rung by name.
 

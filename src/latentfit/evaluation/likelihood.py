@@ -25,6 +25,8 @@ from latentfit.model.vae import VAEModule
 
 #: share of unreliable rows above which the caller is warned
 UNRELIABLE_SHARE = 0.01
+#: draws below which the weights' tail is not known (five weights make it)
+FEWEST_JUDGED = 25
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,17 @@ def log_likelihood(
             pool[i].add(log_w)
     weights = batch.weight
     result = _summary(pool, None if weights is None else to_numpy(weights), groups)
-    if result.unreliable > UNRELIABLE_SHARE:
+    if n_importance_samples < FEWEST_JUDGED:
+        warnings.warn(
+            f"{n_importance_samples} importance samples are too few to judge their weights by; that takes at least "
+            f"{FEWEST_JUDGED}, and 5,000 are usual.",
+            ReliabilityWarning,
+            stacklevel=2,
+        )
+    elif result.unreliable > UNRELIABLE_SHARE:
         remedy = "take more importance samples" + ("" if X_train is not None or proposal else " or give X_train=")
         warnings.warn(
-            f"Importance sampling is unreliable for {result.unreliable:.0%} of rows (Pareto-k > "
-            f"{RELIABLE_K}): "
+            f"Importance sampling is unreliable for {result.unreliable:.0%} of rows (Pareto-k > {RELIABLE_K}): "
             f"log p(x) is too low there, by an unknown amount; {remedy}.",
             ReliabilityWarning,
             stacklevel=2,

@@ -58,7 +58,7 @@ def card(component_config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     >>> text.splitlines()[0], "1.6 ± 0.2" in text
     ('# mixture', True)
     """
-    name = str(component_config.get("name", "model"))
+    name = _title(component_config)
     kind = str(facts.get("kind") or ("prior" if component_config.get("family") == "prior" else "vae"))
     what = "prior of a variational autoencoder" if kind == "prior" else "variational autoencoder"
     on = f", fitted on {_inline(facts['data'])}" if facts.get("data") else ""
@@ -82,6 +82,12 @@ def card(component_config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     parts.append(f"## Configuration\n\n```json\n{fence}\n```")
     parts.append("The weights are in `model.safetensors`; nothing in this folder is executed when it is loaded.")
     return "\n\n".join(parts) + "\n"
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    """The component's name; of a defensive mixture that of the fitted prior in it."""
+    name, base = str(config.get("name", "model")), config.get("args", {}).get("base")
+    return f"{base['name']} (defensive)" if name == "defensive" and isinstance(base, Mapping) else name
 
 
 def _parts(config: Any) -> set[str]:
