@@ -324,6 +324,23 @@ def test_a_goal_scored_once_has_no_winner() -> None:
     assert (got.verdict, got.key, got.best_key) == ("no_clear_winner", "standard", "a")
 
 
+def test_one_seed_decides_another_goal_by_its_rows() -> None:
+    """Paired: what a hard part of the rows adds to every distance cancels in their differences."""
+    rng = np.random.default_rng(19)
+    candidates = {
+        key: Candidate(np.zeros((1, 40)), "post hoc" if key == "a" else "jointly") for key in ("standard", "a")
+    }
+    hard = 5 * rng.normal(size=(1, 10))
+    frechet = {"standard": 20 + hard + 0.1 * rng.normal(size=(1, 10)), "a": 19 + hard + 0.1 * rng.normal(size=(1, 10))}
+    got = rank(candidates, goal="samples", metrics={"samples": frechet})
+    assert (got.verdict, got.key, got.this_run_only) == ("use", "a", True)
+    assert got.gains["a"].value == pytest.approx(1.0, abs=0.2)
+    groups = np.arange(40) // 4
+    hits = {"standard": rng.random((1, 40)) < 0.5, "a": rng.random((1, 40)) < 0.6}
+    by_groups = rank(candidates, goal="embedding", metrics={"embedding": hits}, groups=groups)
+    assert by_groups.gains["a"].components[0][1] == 9.0  # ten groups, not forty rows
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [

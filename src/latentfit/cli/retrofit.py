@@ -31,6 +31,9 @@ def retrofit(
     goal: Annotated[
         str, typer.Option(help="likelihood or samples: what decides", callback=one_of("likelihood", "samples"))
     ] = "likelihood",
+    priors: Annotated[
+        str | None, typer.Option(help="names, such as mixture,nsf; by default those of the depth")
+    ] = None,
     max_minutes: Annotated[float | None, typer.Option(help="of all fits together")] = None,
 ) -> None:
     """Fit a better prior to a trained VAE's codes; no weight is touched, but for --finetune, a copy's."""
@@ -76,7 +79,7 @@ def retrofit(
             train,
             X_test=test,
             goal=goal,
-            priors=DEPTHS["quick" if shown.quick else shown.depth],
+            priors=DEPTHS["quick" if shown.quick else shown.depth] if priors is None else _names(priors),
             max_minutes=max_minutes,
             finetune=finetune,
             random_state=shown.seed,
@@ -99,3 +102,10 @@ def retrofit(
     save(fix.prior, out, overwrite=fresh)
     note(f"Prior       {out.as_posix()}/")
     note(f'Python      latentfit.priors.load("{out.as_posix()}").sample(100)')
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError("--priors is empty; give names such as mixture,nsf (latentfit methods lists them).")
+    return names

@@ -19,7 +19,7 @@ from latentfit.comparison.plan import Plan
 from latentfit.comparison.rank import Candidate, Ranking, rank
 from latentfit.comparison.result import Comparison, Recommendation, Row, Setting
 from latentfit.errors import InputError
-from latentfit.evaluation.embedding import knn_accuracy
+from latentfit.evaluation.embedding import knn_hits
 from latentfit.evaluation.samples import sample_quality
 
 #: training rows whose codes are the neighbours of the embedding's score
@@ -110,8 +110,8 @@ def _row(
     )
 
 
-def _metrics(found: Found, split: str) -> dict[str, dict[str, list[float]]]:
-    """Sample quality, its floor and, with labels, the embedding's k-NN accuracy: score -> key -> one per seed.
+def _metrics(found: Found, split: str) -> dict[str, dict[str, np.ndarray]]:
+    """Sample quality (S, P), its floor (S,) and, with labels, the embedding's k-NN hits (S, R): score -> key -> array.
 
     One encoder, the first N(0, I) model's, gives the features for all: distances are comparable within a table.
     """
@@ -121,29 +121,32 @@ def _metrics(found: Found, split: str) -> dict[str, dict[str, list[float]]]:
     def features(x: Tensor) -> Tensor:
         return judge.encode(x).moments()[0].flatten(1)
 
-    scores: dict[str, dict[str, list[float]]] = {"samples": {}, "floor": {}}
+    scores: dict[str, dict[str, np.ndarray]] = {"samples": {}, "floor": {}}
     for key in found.keys:
         models = [found.model(key, s) for s in range(found.plan.n_seeds)]
         qualities = [
             sample_quality(vae, reference, n=len(reference), random_state=found.seed, features=features)
             for vae in models
         ]
-        scores["samples"][key] = [quality.frechet.value for quality in qualities]
-        scores["floor"][key] = [quality.floor.value for quality in qualities]
+        scores["samples"][key] = np.stack([quality.parts for quality in qualities])
+        scores["floor"][key] = np.array([quality.floor.value for quality in qualities])
         if found.labels is not None:
             # a fitted prior moves no code
             known = scores.setdefault("embedding", {})
-            known[key] = known["standard"] if key in found.rungs else [_accuracy(found, vae, split) for vae in models]
+            if key in found.rungs:
+                known[key] = known["standard"]
+            else:
+                known[key] = np.stack([_hits(found, vae, split) for vae in models])
     return scores
 
 
-def _accuracy(found: Found, vae: Any, split: str) -> float:
+def _hits(found: Found, vae: Any, split: str) -> np.ndarray:
     labels = found.labels
     if labels is None:
         raise InputError("The embedding's score needs labels.")
     rows = some(found.rows["train"], MAX_NEIGHBOURS, found.seed)
     train = found.codes(vae, "train", MAX_NEIGHBOURS)
-    return float(knn_accuracy(train, labels[rows], found.codes(vae, split), labels[found.rows[split]]))
+    return knn_hits(train, labels[rows], found.codes(vae, split), labels[found.rows[split]])
 
 
 def _setting(found: Found, facts: Mapping[str, Any]) -> Setting:

@@ -174,9 +174,10 @@ def rank(
         candidates: key -> candidate, the null among them.
         null: the key of the model to beat, trained jointly.
         goal: "likelihood", or a key of `metrics`; it decides.
-        metrics: other goals -> key -> score, a number or one per seed (S,). "samples" is better when lower,
-            all others when higher. Candidates without a score are left out of that goal. Their errors come
-            from the seeds alone, and there is no smallest gain worth having.
+        metrics: other goals -> key -> score: a number, one per seed (S,), or one per seed and row or part of the rows
+            (S, P), without which errors come from the seeds alone and one seed decides nothing. "samples" is
+            better when lower, all others when higher. Candidates without a score are left out of that goal.
+            There is no smallest gain worth having.
         groups: (R,) labels of related rows, for errors robust to clusters.
         level: of the intervals, and of the family of winners.
 
@@ -195,7 +196,7 @@ def rank(
     if goal not in tables:
         raise InputError(f"rank: no scores for the goal {goal!r}. Known: {', '.join(tables)}.")
     rankings = {
-        name: _rank(table, null, groups if name == "likelihood" else None, level, name == "likelihood")
+        name: _rank(table, null, groups if _by_rows(table[null], groups) else None, level, name == "likelihood")
         for name, table in tables.items()
     }
     chosen = rankings.pop(goal)
@@ -302,6 +303,12 @@ def _metric_table(
     table = {}
     for key in candidates:
         if key in scores:
-            seeds = np.atleast_1d(np.asarray(scores[key], dtype=np.float64))
-            table[key] = replace(candidates[key], values=sign * seeds.reshape(-1, 1))  # (S, 1)
+            given = np.atleast_1d(np.asarray(scores[key], dtype=np.float64))
+            table[key] = replace(candidates[key], values=sign * (given if given.ndim == 2 else given[:, None]))
     return table
+
+
+def _by_rows(candidate: Candidate, groups: ArrayLike | None) -> bool:
+    """Whether the scores are of the rows that `groups` labels: not of seeds alone, nor of parts of the rows."""
+    values = np.asarray(candidate.values)
+    return groups is not None and values.ndim == 2 and values.shape[1] == len(np.asarray(groups))

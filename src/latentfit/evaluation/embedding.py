@@ -56,7 +56,14 @@ def knn_accuracy(
     Raises:
         InputError: numbers of labels that do not fit, or k out of range.
     """
-    return Estimate.of(_hits(codes_train, labels_train, codes_test, labels_test, k, "knn_accuracy"))
+    return Estimate.of(knn_hits(codes_train, labels_train, codes_test, labels_test, k))
+
+
+def knn_hits(
+    codes_train: Embedding, labels_train: ArrayLike, codes_test: Embedding, labels_test: ArrayLike, k: int = 15
+) -> np.ndarray:
+    """Of each test row, whether `knn_accuracy` counts it as right: (M,), 0 or 1."""
+    return _hits(codes_train, labels_train, codes_test, labels_test, k, "knn_accuracy")
 
 
 def pca_baseline(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,14 @@ class SampleQuality:
         floor: of x ~ p(x given z), z ~ q(z given x') of *other* real rows: what this decoder reaches with any
             prior.
         n: rows on each side of each distance (it is biased upward at finite n; both at the same n).
+        parts: (P,) the jackknife's pseudo-values around `frechet`, one for each part of the rows, which pair models
+            scored on the same rows. Empty below 4 rows.
     """
 
     frechet: Estimate
     floor: Estimate
     n: int
+    parts: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def excess(self) -> float:
@@ -88,10 +91,12 @@ def sample_quality(
         InputError: fewer than 4 rows, or 2 samples.
     """
     drawn = _drawn(vae, X_reference, None, n, features, random_state, "sample_quality")
+    frechet, parts = _jackknife(frechet_distance, drawn.sampled, drawn.reference)
     return SampleQuality(
-        frechet=frechet_estimate(drawn.sampled, drawn.reference),
+        frechet=frechet,
         floor=frechet_estimate(drawn.decoded, drawn.reference),
         n=len(drawn.reference),
+        parts=parts,
     )
 
 
@@ -128,7 +133,7 @@ def functional_hole(
             drawn.sampled,
             drawn.decoded,
             drawn.reference,
-        ),
+        )[0],
         frechet=frechet_estimate(drawn.sampled, drawn.reference),
         floor=frechet_estimate(drawn.decoded, drawn.reference),
         n=len(drawn.reference),
@@ -201,17 +206,20 @@ def observe(vae: VAEModule, z: Tensor, context: Tensor | None, generator: torch.
 
 def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
     """Frechet distance between samples a and b (n, F) with a delete-a-part jackknife error over both."""
-    return _jackknife(frechet_distance, a, b)
+    return _jackknife(frechet_distance, a, b)[0]
 
 
-def _jackknife(statistic: Callable[..., float], *samples: Tensor) -> Estimate:
-    """A statistic of samples (n_i, F) with a delete-a-part jackknife error, part i left out of all at once."""
+def _jackknife(statistic: Callable[..., float], *samples: Tensor) -> tuple[Estimate, np.ndarray]:
+    """A statistic of samples (n_i, F) with a delete-a-part jackknife error, part i left out of all at once.
+
+    And its pseudo-values (P,), around the value: the bias from the smaller n is common to all.
+    """
     value = statistic(*samples)
     parts = min(JACKKNIFE_PARTS, *(len(sample) // 2 for sample in samples))
     if parts < 2:
-        return Estimate.from_error(value, float("nan"))
-    left_out = [
-        statistic(*(sample[torch.arange(len(sample)) % parts != i] for sample in samples)) for i in range(parts)
-    ]
-    spread = np.var(left_out)  # around their mean: the bias from the smaller n is common to all
-    return Estimate.from_error(value, float(np.sqrt((parts - 1) * spread)), df=parts - 1)
+        return Estimate.from_error(value, float("nan")), np.empty(0)
+    left_out = np.array(
+        [statistic(*(sample[torch.arange(len(sample)) % parts != i] for sample in samples)) for i in range(parts)]
+    )
+    pseudo = value + (parts - 1) * (left_out.mean() - left_out)
+    return Estimate.from_error(value, float(pseudo.std(ddof=1) / np.sqrt(parts)), df=parts - 1), pseudo

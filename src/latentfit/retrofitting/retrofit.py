@@ -19,7 +19,7 @@ from latentfit.evaluation.escalation import escalate
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import kl_per_row, prior_gap
 from latentfit.evaluation.guards import check_prior
-from latentfit.evaluation.holes import prior_holes
+from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb
 from latentfit.evaluation.proposal import fit_proposal
 from latentfit.evaluation.rows import frozen
@@ -165,16 +165,18 @@ def _fitted(
     after = vae if new is None else vae.with_parts(prior=new)
     log_px_gain, n_scored, k = _paired(material, parts, vae, after, random_state, progress)
     judge = _judge_of(kept, ladder)
-    holes = [
-        prior_holes(judge, prior, selection, context=_contexts(selection), random_state=random_state)
-        for prior in (vae.prior, kept.prior)
-    ]
+
+    def holes_of(rung: Rung) -> Holes:
+        by = _judge_of(rung, ladder) if rung.prior is judge else judge
+        return prior_holes(by, rung.prior, selection, context=_contexts(selection), random_state=random_state)
+
+    holes = [holes_of(rung) for rung in (ladder.nothing, kept)]
     rows = [
         RungRow(
             rung.name,
             rung.gap,
             quality[rung.name].frechet if rung.name in quality else None,
-            float(prior_holes(_judge_of(rung, ladder), rung.prior, selection, context=_contexts(selection)).share),
+            float(holes_of(rung).share),
             rung.seconds,
             rung.n_parameters,
             _milliseconds(rung.prior, selection),
