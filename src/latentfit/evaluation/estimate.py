@@ -89,7 +89,8 @@ class Estimate:
         digits = _digits(self.std_error)
         if 0 < max(abs(self.value), self.std_error) < 5e-4:  # four decimals would show zeros
             return f"{self.value:.1e} ± {self.std_error:.0e}"
-        return f"{self.value:.{digits}f} ± {self.std_error:.{digits}f}"
+        value = f"{self.value:.{digits}f}"
+        return f"{value.removeprefix('-') if float(value) == 0 else value} ± {self.std_error:.{digits}f}"
 
     def to_dict(self) -> dict[str, float | list[float]]:
         """JSON."""
