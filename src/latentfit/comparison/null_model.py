@@ -60,7 +60,7 @@ def diagnose(found: Found, recommended: str | None = None) -> NullModel:
         collapse_finding(found.mean("standard", "active_units"), found.plan.settings["model"]["latent_dim"]),
         _inference(found, inference, kl),
         prior_finding(gap, share),
-        holes_finding(holes.share, len(holes.log_r_codes)),
+        holes_finding(holes.share, holes.n_rows),
     ]
     return NullModel(findings, gap, inference, share, holes)
 

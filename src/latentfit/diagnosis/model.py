@@ -143,7 +143,7 @@ class _Found:
         self.findings.append(prior_finding(gap, share, chosen=chosen, cross_fitted=self.ladder.cross_fitted))
 
         self.holes = measures.holes(self.ladder)
-        self.findings.append(holes_finding(self.holes.share, len(self.holes.log_r_codes)))
+        self.findings.append(holes_finding(self.holes.share, self.holes.n_rows))
         self.hole = measures.functional_hole() if scorable and goal != "embedding" else None
         if self.hole is not None:
             self.findings.append(functional_hole_finding(self.hole.excess, float(self.hole.floor)))

@@ -261,6 +261,8 @@ SENTENCES: dict[str, str] = {
     "word.methods": "{n:,} methods",
     "word.job": "1 job",
     "word.jobs": "{n:,} jobs",
+    "word.training": "1 training",
+    "word.trainings": "{n:,} trainings",
     "word.prior": "the model's {name} prior",
     "word.columns": "{n:,} columns",
     "label.next": "Next",

@@ -21,6 +21,8 @@ from latentfit.training import independent_seeds
 LEVEL = 0.95
 #: the quantile of log r on held-out codes below which a sample lies in a hole
 QUANTILE = 0.01
+#: draws of held-out codes at least
+FEWEST_CODES = 2_000
 #: samples in holes that are kept, to be looked at
 EXAMPLES = 3
 
@@ -31,11 +33,12 @@ class Holes:
 
     Attributes:
         share: of p's samples below the threshold; 1 % if p were q(z). Its interval heeds the codes' number and groups.
-        threshold: the 1 % quantile of log r on held-out codes, nats; below 100 codes their smallest, which is too high.
-        log_r_codes: (N,) log r of held-out codes.
+        threshold: the 1 % quantile of log r on held-out codes, nats.
+        log_r_codes: (S N,) log r of S draws of each of N held-out codes; several where N is below 2,000.
         log_r_samples: (n,) log r of p's samples.
         examples: (k, *event_shape) the first of p's samples that lie in a hole, in the order they were drawn.
         example_rows: (k,) which of the samples they are.
+        n_rows: N.
     """
 
     share: Estimate
@@ -44,6 +47,7 @@ class Holes:
     log_r_samples: np.ndarray
     examples: Tensor | None = None
     example_rows: np.ndarray | None = None
+    n_rows: int = 0
 
 
 def prior_holes(
@@ -52,9 +56,9 @@ def prior_holes(
     """Share of samples of p whose log r is below the 1 % quantile of log r on held-out codes.
 
     The interval has two parts: the share at either end of the quantile's own interval, which are order statistics
-    whatever the density is, their number divided by the design effect where rows are grouped (Woodruff 1952, JASA 47;
-    Korn & Graubard 1998, Survey Methodology 24), and the samples' number; joined as by Zou & Donner (2008), Statistics
-    in Medicine 27.
+    whatever the density is, their number divided by the design effect of a row's draws and of groups (Woodruff 1952,
+    JASA 47; Korn & Graubard 1998, Survey Methodology 24), and the samples' number; joined as by Zou & Donner (2008),
+    Statistics in Medicine 27.
 
     Args:
         r: a density fitted to q(z), on other rows.
@@ -80,18 +84,21 @@ def prior_holes(
             for s in blocks(n_samples, 10_000)
         ]
         z = torch.cat(parts).to(codes.mean)
-    draws = codes.sample(1, torch.Generator(device=codes.mean.device).manual_seed(of_codes))
-    log_r_codes = to_numpy(density_of(r, draws, codes.context)[0])
+    n_draws = math.ceil(FEWEST_CODES / len(codes))
+    draws = codes.sample(n_draws, torch.Generator(device=codes.mean.device).manual_seed(of_codes))
+    log_r_codes = to_numpy(density_of(r, draws, codes.context)).reshape(-1)
+    groups = np.arange(len(codes)) if codes.groups is None and n_draws > 1 else codes.groups
     log_r_samples = to_numpy(density_of(r, z.unsqueeze(0), context)[0])
     threshold = float(np.quantile(log_r_codes, QUANTILE, method="weibull"))
     first = np.flatnonzero(log_r_samples < threshold)[:EXAMPLES]
     return Holes(
-        _share_below(threshold, log_r_codes, log_r_samples, codes.groups),
+        _share_below(threshold, log_r_codes, log_r_samples, None if groups is None else np.tile(groups, n_draws)),
         threshold,
         log_r_codes,
         log_r_samples,
         z[torch.as_tensor(first, device=z.device)],
         first,
+        len(codes),
     )
 
 

@@ -101,7 +101,7 @@ class Terminal:
                 what,
                 methods=counted("method", len(plan.methods), self.lang),
                 seeds=plan.n_seeds,
-                jobs=counted("job", len(plan.methods) * plan.n_seeds, self.lang),
+                jobs=counted("training", len(plan.methods) * plan.n_seeds, self.lang),
                 steps=plan.max_steps,
                 duration=duration(seconds, self.lang),
             )
