@@ -324,7 +324,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.n_features_in_ = math.prod(x.shape[1:])
             self.__dict__.pop("feature_names_in_", None)
         if not reset and x.shape[1:] != self._units.data_shape:
-            raise InputError(f"VAE was fitted on rows of shape {self._units.data_shape}, got {x.shape[1:]}.")
+            wanted = self._units.data_shape
+            same = math.prod(x.shape[1:]) == math.prod(wanted)
+            hint = f" The same numbers: X.reshape(-1, {', '.join(map(str, wanted))})?" if same else ""
+            raise InputError(f"VAE was fitted on rows of shape {wanted}, got {x.shape[1:]}.{hint}")
         return x
 
     def __sklearn_tags__(self) -> Any:
