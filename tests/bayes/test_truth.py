@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import latentfit as lf
 from latentfit import bayes
 from latentfit.bayes.langevin import langevin
 from latentfit.bayes.layers import key_of
@@ -295,3 +296,20 @@ def test_ninety_per_cent_bands_cover():
             low, high = torch.quantile(draws, torch.tensor([0.05, 0.95]))
             covered[name] += int(low <= w <= high)
     assert all(170 <= n <= 190 for n in covered.values()), covered
+
+
+def test_laplace_learns_nothing_from_entries_that_are_missing():
+    """Also of a likelihood with two parameters an entry, whose curvature is a Fisher matrix."""
+    decoder = bayes.Laplace(lf.networks.create("mlp", in_shape=2, out_shape=[3, 2], hidden=[8]), "diagonal")
+    model = lf.VAEModule(
+        encoder=lf.networks.create("mlp", in_shape=3, out_shape=4, hidden=[8]),
+        decoder=decoder,
+        latent_dim=2,
+        likelihood=lf.likelihoods.create("normal", scale="row"),
+    )
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(20, 3, dtype=torch.bool)
+    mask[:, 0] = False
+    _, curved = decoder._curvature(model, Batch(x, mask=mask))
+    assert not curved.view(20, 3, 2)[:, 0].any()
+    assert (curved.view(20, 3, 2)[:, 1:] > 0).any()

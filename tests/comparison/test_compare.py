@@ -245,3 +245,12 @@ def test_options_are_refused_before_anything_is_written(table, tmp_path):
         with pytest.raises(InputError, match=message):
             lf.compare(table, out=tmp_path / "never", backend="serial", **{**SMALL, **options})
     assert not (tmp_path / "never").exists()
+
+
+def test_fifty_rows_are_compared(tmp_path):
+    """Five of them choose, two on each side of a Frechet distance: too few for parts of its error."""
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    small = {"methods": ["standard", "annealed"], "n_seeds": 1, "max_steps": 60, "n_importance_samples": 30}
+    result = lf.compare(x, out=tmp_path / "run", backend="serial", goal="samples", **small)
+    assert result.recommendation.verdict == "no_clear_winner"
+    assert np.isfinite([row.samples for row in result.rows]).all()

@@ -197,3 +197,18 @@ def test_a_decoder_that_overfits_keeps_the_sigma_it_learned():
 def _zero(part: nn.Module) -> None:
     for parameter in part.parameters(recurse=False):
         nn.init.zeros_(parameter)
+
+
+def test_validation_counts_rows_by_their_weights():
+    """Also where the rows are scored in parts whose weights differ."""
+    from latentfit.model import fitting
+
+    vae = normal_vae(3, 1).eval()
+    x = torch.cat((torch.zeros(5_000, 3), torch.ones(5_000, 3)))
+    weight = torch.cat((torch.full((5_000,), 0.1), torch.ones(5_000)))
+    parts = [Batch(x[:5_000]), Batch(x[5_000:])]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        low, high = (fitting.validation_loss(vae, lf.ELBO(), part) for part in parts)
+        found = fitting.validation_loss(vae, lf.ELBO(), Batch(x, weight=weight))
+    assert found == pytest.approx((low + 10 * high) / 11, abs=0.05)

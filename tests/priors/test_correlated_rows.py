@@ -76,6 +76,13 @@ def test_a_unit_that_another_determines_is_not_left_out():
     assert active_units(CodeRows(mean, torch.ones(100, 3), factor=factor)) is None
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1e-3, 1e-5])
+def test_how_far_a_unit_is_determined_by_another(ratio):
+    factor = torch.tensor([[1.0, 0.0], [math.sqrt(1 - ratio**2), ratio]]).expand(10, 2, 2)
+    found = CodeRows(torch.zeros(10, 2), torch.ones(10, 2), factor=factor).conditional_std()
+    torch.testing.assert_close(found[:, 1], torch.full((10,), ratio), rtol=0.01, atol=0)
+
+
 def test_scale_tril_is_checked():
     mean, factor = rows(100)
     prior = priors.create("learned_gaussian", latent_dim=2)

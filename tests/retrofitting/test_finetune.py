@@ -169,3 +169,14 @@ def test_an_estimator_stays_one():
     assert isinstance(fix.model, lf.VAE)
     assert fix.model.transform(rows(5, 5).numpy()).shape == (5, 2)
     assert vae.module_ is not fix.model.module_
+
+
+def test_a_penalty_toward_the_prior_is_one_toward_the_arms_own():
+    from latentfit.retrofitting.finetune import _copied
+
+    prior, old = lf.priors.create("mixture", latent_dim=2), lf.priors.create("standard", latent_dim=2)
+    other = lf.priors.create("standard", latent_dim=2)
+    penalties = [lf.penalties.mmd(target=prior), lf.penalties.mmd(target=old), lf.penalties.mmd(target=other)]
+    goal = _copied(lf.ELBO(0.0, penalties), (prior, old))
+    assert [penalty.target is None for penalty in goal.penalties] == [True, True, False]
+    assert all(penalty.target is not None for penalty in penalties)

@@ -154,7 +154,7 @@ class Laplace(UncertainNetwork):
                 curved = torch.zeros_like(output)
                 for _ in range(FISHER_DRAWS):
                     x = model.likelihood.sample(params.detach(), batch.context)
-                    log_p = model.likelihood.log_prob(x, params, context=batch.context).sum()
+                    log_p = model.likelihood.log_prob(x, params, context=batch.context, mask=batch.mask).sum()
                     (slope,) = torch.autograd.grad(log_p, output, retain_graph=True)
                     curved += slope.square() / FISHER_DRAWS
             phi = seen["input"].detach().flatten(0, -2)

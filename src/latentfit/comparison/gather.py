@@ -125,10 +125,11 @@ def _metrics(found: Found, split: str) -> dict[str, dict[str, np.ndarray]]:
     for key in found.keys:
         models = [found.model(key, s) for s in range(found.plan.n_seeds)]
         qualities = [
-            sample_quality(vae, reference, n=len(reference), random_state=found.seed, features=features)
+            sample_quality(vae, reference, random_state=found.seed, features=features, groups=found.groups_of(split))
             for vae in models
         ]
-        scores["samples"][key] = np.stack([quality.parts for quality in qualities])
+        few = not len(qualities[0].parts)
+        scores["samples"][key] = np.array([quality.frechet.value if few else quality.parts for quality in qualities])
         scores["floor"][key] = np.array([quality.floor.value for quality in qualities])
         if found.labels is not None:
             # a fitted prior moves no code

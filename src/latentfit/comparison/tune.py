@@ -21,7 +21,7 @@ from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import prior_gap
 from latentfit.evaluation.ladder import WORTHWHILE
 from latentfit.evaluation.terms import elbo_terms
-from latentfit.model import ELBO, RECIPE, VAEModule, fit
+from latentfit.model import ELBO, RECIPE, FitOptions, VAEModule, fit
 from latentfit.model.schedules import Linear
 from latentfit.priors import LearnedGaussianPrior
 from latentfit.training import Recipe
@@ -168,7 +168,7 @@ def _gap(
     with isolated_rng(random_state):
         seen = encode_rows(vae, train if prepare is None else prepare(train))
     r = LearnedGaussianPrior(tuple(vae.event_shape)).to(seen.mean.device)
-    r.fit(seen.mean, std=seen.std)
+    r.fit_rows(seen.rows(r), FitOptions(random_state=random_state))
     return prior_gap(r, vae.prior, encode_rows(vae, held_out), random_state=random_state)
 
 

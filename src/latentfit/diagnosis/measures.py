@@ -16,7 +16,7 @@ from latentfit.diagnosis.probe import probe as run_probe
 from latentfit.errors import CapabilityError, InputError
 from latentfit.evaluation.bdmc import bdmc
 from latentfit.evaluation.calibration import Calibration, decoder_calibration
-from latentfit.evaluation.embedding import knn_accuracy, neighbourhood_overlap, pca_baseline
+from latentfit.evaluation.embedding import against_pca, neighbourhood_overlap
 from latentfit.evaluation.escalation import Scored, escalate
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import prior_gap_per_row
@@ -24,7 +24,7 @@ from latentfit.evaluation.holes import Holes, prior_holes
 from latentfit.evaluation.ladder import RUNGS, Ladder, Progress
 from latentfit.evaluation.proposal import Proposal, fit_proposal
 from latentfit.evaluation.round_trip import explained_variance
-from latentfit.evaluation.samples import FunctionalHole, functional_hole
+from latentfit.evaluation.samples import FunctionalHole, functional_hole, halves
 from latentfit.evaluation.terms import ELBOTerms, elbo_terms
 from latentfit.model import RANKABLE, Prior, VAEModule
 
@@ -168,7 +168,8 @@ class Measures:
         self.tell("samples")
         rows = self.material.scored(self.material.test)
         try:
-            return functional_hole(self.vae, rows, features=self.features, random_state=self.seed)
+            groups = self.material.groups
+            return functional_hole(self.vae, rows, features=self.features, groups=groups, random_state=self.seed)
         except (CapabilityError, InputError) as error:  # an encoder that reads a context has no features of x alone
             self.missing["samples"] = str(error)
             return None
@@ -202,8 +203,8 @@ class Measures:
             if goal != "embedding":
                 return None, None, None
             return None, None, neighbourhood_overlap(codes, seen, log1p=counts, random_state=self.seed)
-        order = np.random.default_rng(self.seed).permutation(len(codes))
-        known, asked = order[: len(order) // 2], order[len(order) // 2 :]
+        known, asked = halves(len(codes), material.groups, self.seed)
+        groups = None if material.groups is None else material.groups[asked]
         if len(known) < FEWEST_KNOWN:
             reason = f"{len(known)} labels are too few for {NEIGHBOURS} neighbours"
             if goal == "embedding":
@@ -211,13 +212,15 @@ class Measures:
             self.missing[f"{NEIGHBOURS}-NN"] = reason
             return None, None, None
         label = material.labels
-        knn = knn_accuracy(codes[known], label[known], codes[asked], label[asked], k=NEIGHBOURS)
         x = seen.flatten(1).cpu().numpy()
-        d = codes.mean[0].numel()
-        baseline = pca_baseline(
-            x[known], label[known], x[asked], label[asked], n_components=d, k=NEIGHBOURS, log1p=counts
+        found = against_pca(
+            *(codes[known], x[known], label[known]),
+            *(codes[asked], x[asked], label[asked]),
+            k=NEIGHBOURS,
+            log1p=counts,
+            groups=groups,
         )
-        return knn, baseline, None
+        return found.codes, found.pca, None
 
     def tell(self, part: str) -> None:
         if self.progress is not None:

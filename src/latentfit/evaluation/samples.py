@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentfit.data.batch import Batch
 from latentfit.divergences import frechet_distance
 from latentfit.errors import InputError
 from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.ladder import split_rows
 from latentfit.evaluation.rows import blocks, decoder_rows, evaluation_rows, frozen
 from latentfit.model.contracts import Prior
 from latentfit.model.vae import VAEModule
@@ -71,6 +73,7 @@ def sample_quality(
     *,
     n: int | None = None,
     features: Features | None = None,
+    groups: ArrayLike | None = None,
     random_state: int = 0,
 ) -> SampleQuality:
     """Frechet distance of the model's samples to held-out rows, beside its floor.
@@ -85,17 +88,18 @@ def sample_quality(
         features: x (B, *data_shape) -> (B, F): ONE fixed map for all models compared (`encoder_features` of
             the null model). By default this model's own encoder means, which other models' numbers do not
             compare with.
+        groups: (N,) labels of related rows: a group stays in one half, and errors heed them.
         random_state: seed.
 
     Raises:
         InputError: fewer than 4 rows, or 2 samples.
     """
-    drawn = _drawn(vae, X_reference, None, n, features, random_state, "sample_quality")
+    drawn = _drawn(vae, X_reference, None, n, features, groups, random_state, "sample_quality")
     frechet, parts = _jackknife(frechet_distance, drawn.sampled, drawn.reference)
     return SampleQuality(
         frechet=frechet,
-        floor=frechet_estimate(drawn.decoded, drawn.reference),
-        n=len(drawn.reference),
+        floor=_jackknife(frechet_distance, drawn.decoded, drawn.reference)[0],
+        n=len(drawn.reference.rows),
         parts=parts,
     )
 
@@ -107,13 +111,15 @@ def functional_hole(
     prior: Prior | None = None,
     features: Features | None = None,
     n: int | None = None,
+    groups: ArrayLike | None = None,
     random_state: int = 0,
 ) -> FunctionalHole:
     r"""FD(dec(z ~ p), A) - FD(dec(z ~ q(z given x in B)), A): what the prior alone costs the samples.
 
     A and B are disjoint halves of the reference rows, since rows compared with their own reconstructions would make
     the floor too low. Both distances are biased upward by about the same amount, as they have the same n and the
-    same A; the difference keeps little of it.
+    same A; the difference keeps little of it. Of few groups B's own luck is in the floor alone, and the difference errs
+    on the prior's side.
 
     Args:
         vae: the model.
@@ -121,12 +127,13 @@ def functional_hole(
         prior: sampled from in place of the model's own, over the same latents.
         features: as in `sample_quality`.
         n: samples, and rows of each half; N // 2 at most, and by default.
+        groups: as in `sample_quality`.
         random_state: seed; the same rows and noise whatever the prior.
 
     Raises:
         InputError: fewer than 4 rows, or 2 samples.
     """
-    drawn = _drawn(vae, X_reference, prior, n, features, random_state, "functional_hole")
+    drawn = _drawn(vae, X_reference, prior, n, features, groups, random_state, "functional_hole")
     return FunctionalHole(
         excess=_jackknife(
             lambda p, q, a: frechet_distance(p, a) - frechet_distance(q, a),
@@ -134,19 +141,36 @@ def functional_hole(
             drawn.decoded,
             drawn.reference,
         )[0],
-        frechet=frechet_estimate(drawn.sampled, drawn.reference),
-        floor=frechet_estimate(drawn.decoded, drawn.reference),
-        n=len(drawn.reference),
+        frechet=_jackknife(frechet_distance, drawn.sampled, drawn.reference)[0],
+        floor=_jackknife(frechet_distance, drawn.decoded, drawn.reference)[0],
+        n=len(drawn.reference.rows),
     )
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """Features (n, F) of samples from the prior, of decoded codes of one half, and of the other half's rows."""
+class _Sample:
+    """Features (n, F), and labels (n,) of the units that are left out together."""
 
-    sampled: Tensor
-    decoded: Tensor
-    reference: Tensor
+    rows: Tensor
+    unit: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Tensor, groups: np.ndarray | None = None) -> _Sample:
+        """Each row a unit, or each group."""
+        return cls(rows, np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1])
+
+    @property
+    def n_units(self) -> int:
+        return int(self.unit.max()) + 1
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Samples from the prior, decoded codes of one half, and the other half's rows."""
+
+    sampled: _Sample
+    decoded: _Sample
+    reference: _Sample
 
 
 def _drawn(
@@ -155,11 +179,16 @@ def _drawn(
     prior: Prior | None,
     n: int | None,
     features: Features | None,
+    groups: ArrayLike | None,
     random_state: int,
     what: str,
 ) -> _Drawn:
     batch = evaluation_rows(X_reference, vae, "X_reference")
-    half = len(batch) // 2
+    label = None if groups is None else np.asarray(groups)
+    if label is not None and label.shape != (len(batch),):
+        raise InputError(f"{what}: groups has shape {label.shape}, expected ({len(batch)},), one for each row.")
+    numbers = halves(len(batch), label, random_state)
+    half = min(map(len, numbers))
     n = half if n is None else min(n, half)
     if n < 2:
         raise InputError(f"{what}: X_reference has {len(batch)} rows, n is {n}; at least 4 and 2 are needed.")
@@ -167,8 +196,8 @@ def _drawn(
     if prior.event_shape != vae.event_shape:
         got, wanted = tuple(prior.event_shape), tuple(vae.event_shape)
         raise InputError(f"{what}: the prior is over latents of shape {got}, the model's are {wanted}.")
-    order = torch.as_tensor(np.random.default_rng(random_state).permutation(len(batch)))
-    real, other = (batch[part.to(batch.x.device)] for part in (order[:n], order[half : half + n]))
+    numbers = numbers[0][:n], numbers[1][:n]
+    real, other = (batch[torch.as_tensor(part, device=batch.x.device)] for part in numbers)
     features = features or encoder_features(vae)
     generator = torch.Generator(device=vae.device).manual_seed(random_state)
     size = decoder_rows(batch)
@@ -183,7 +212,21 @@ def _drawn(
             z_q, _ = q.rsample_with_log_prob(1, generator)
             decoded.append(features(observe(vae, z_q[0], source.context, generator)))
             reference.append(features(like.x))
-    return _Drawn(torch.cat(sampled), torch.cat(decoded), torch.cat(reference))
+    of_real, of_other = (None if label is None else label[part] for part in numbers)
+    return _Drawn(
+        _Sample.of(torch.cat(sampled)),
+        _Sample.of(torch.cat(decoded), of_other),
+        _Sample.of(torch.cat(reference), of_real),
+    )
+
+
+def halves(n: int, groups: np.ndarray | None, random_state: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint halves of n rows in random order, whole groups at a time: row numbers."""
+    order = np.random.default_rng(random_state).permutation(n)
+    if groups is None:
+        return order[: n // 2], order[n // 2 : 2 * (n // 2)]
+    first = np.isin(order, split_rows(n, groups, 0.5, random_state)[0])
+    return order[first], order[~first]
 
 
 def encoder_features(vae: VAEModule) -> Features:
@@ -206,20 +249,23 @@ def observe(vae: VAEModule, z: Tensor, context: Tensor | None, generator: torch.
 
 def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
     """Frechet distance between samples a and b (n, F) with a delete-a-part jackknife error over both."""
-    return _jackknife(frechet_distance, a, b)[0]
+    return _jackknife(frechet_distance, _Sample.of(a), _Sample.of(b))[0]
 
 
-def _jackknife(statistic: Callable[..., float], *samples: Tensor) -> tuple[Estimate, np.ndarray]:
-    """A statistic of samples (n_i, F) with a delete-a-part jackknife error, part i left out of all at once.
+def _jackknife(statistic: Callable[..., float], *samples: _Sample) -> tuple[Estimate, np.ndarray]:
+    """A statistic of samples with a delete-a-part jackknife error, part i of the units left out of all at once.
 
     And its pseudo-values (P,), around the value: the bias from the smaller n is common to all.
     """
-    value = statistic(*samples)
-    parts = min(JACKKNIFE_PARTS, *(len(sample) // 2 for sample in samples))
+    value = statistic(*(sample.rows for sample in samples))
+    parts = min(JACKKNIFE_PARTS, *(min(len(sample.rows) // 2, sample.n_units) for sample in samples))
     if parts < 2:
         return Estimate.from_error(value, float("nan")), np.empty(0)
     left_out = np.array(
-        [statistic(*(sample[torch.arange(len(sample)) % parts != i] for sample in samples)) for i in range(parts)]
+        [
+            statistic(*(sample.rows[torch.as_tensor(sample.unit % parts != i)] for sample in samples))
+            for i in range(parts)
+        ]
     )
     pseudo = value + (parts - 1) * (left_out.mean() - left_out)
     return Estimate.from_error(value, float(pseudo.std(ddof=1) / np.sqrt(parts)), df=parts - 1), pseudo

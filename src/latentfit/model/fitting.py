@@ -148,13 +148,15 @@ def fit(
 @torch.no_grad()
 def validation_loss(module: VAEModule, objective: ELBO, held_out: Batch) -> float:
     """Minus the ELBO at KL weight 1, or the objective at its settled strength, in nats per row."""
-    total = 0.0
+    total = counted = 0.0
     for start in range(0, len(held_out), _ROWS):
         part = held_out[slice(start, start + _ROWS)].to(module.device)
-        terms = objective(module, part, objective.settled_at)
-        value = -terms["elbo"] if objective.is_elbo else terms["loss"]
-        total += float(value) * len(part)
-    return total / len(held_out)
+        weight = float(len(part)) if part.weight is None else float(part.weight.sum())
+        if weight > 0:
+            terms = objective(module, part, objective.settled_at)
+            total += weight * float(-terms["elbo"] if objective.is_elbo else terms["loss"])
+            counted += weight
+    return total / counted
 
 
 class _Step(nn.Module):

@@ -12,6 +12,9 @@ from torch import Generator, Tensor
 from latentfit.errors import InputError
 from latentfit.training.rng import standard_normal
 
+#: numbers of the rows' products in memory at once
+PRODUCTS = 1 << 22
+
 
 @dataclass(frozen=True, slots=True)
 class CodeRows:
@@ -56,8 +59,13 @@ class CodeRows:
         """Of each unit given x and the row's other units: (N, D)."""
         if self.factor is None:
             return self.std
-        precision = torch.linalg.inv((self.factor @ self.factor.mT).double())
-        return precision.diagonal(dim1=-2, dim2=-1).rsqrt().to(self.std)
+        dim, parts = self.mean.shape[1], []
+        for factor in self.factor.split(max(1, PRODUCTS // dim**2)):
+            covariance = factor.double() @ factor.double().mT
+            # units that others determine exactly have no inverse
+            covariance.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e-12).add_(torch.finfo(torch.float64).tiny)
+            parts.append(torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1).rsqrt())
+        return torch.cat(parts).to(self.std)
 
     def packed(self) -> Tensor:
         """Mean and spread in one tensor, for `draw_packed`: (N, 2, D), or (N, 1 + R, D) where units are correlated."""

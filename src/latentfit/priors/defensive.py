@@ -65,6 +65,11 @@ class DefensiveMixture(Prior):
         base = self.base.log_prob(z, context)
         return torch.logaddexp(math.log(self.weight) + base, math.log1p(-self.weight) + anchor)
 
+    def freeze(self) -> None:
+        """As both parts do."""
+        self.base.freeze()
+        self.anchor.freeze()
+
     @torch.no_grad()
     def sample(self, n: Shape, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         shape = as_shape(n)

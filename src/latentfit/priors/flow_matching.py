@@ -99,15 +99,12 @@ class FlowMatchingPrior(SecondModel):
         return {"euler": 1, "heun": 2, "rk4": 4}[self.solver] * int(self.steps)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(z); what training by it changes has an unknown error until `freeze` measures it."""
+        if self.training and torch.is_grad_enabled():
+            self.step_error.fill_(math.inf)
         rows, log_det = self._inside(z)
         batch = self._batch(rows, context)
         return self._log_prob(batch, int(self.steps)).view(rows.shape[:-1]) + log_det
-
-    def training_log_prob(self, z: Tensor, batch: Batch | None = None) -> Tensor:
-        """`log_prob`; what training changes has an unknown error until `freeze` measures it."""
-        if self.training and torch.is_grad_enabled():
-            self.step_error.fill_(math.inf)
-        return super().training_log_prob(z, batch)
 
     def bind(self, model: nn.Module | None = None, data: Batch | None = None) -> None:
         """Keep some contexts, for `freeze`."""

@@ -20,7 +20,7 @@ from latentfit.evaluation.collapse import active_units
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.rows import to_numpy
 from latentfit.evaluation.terms import elbo_terms
-from latentfit.model import ELBO, RANKABLE, Prior, VAEModule, fit
+from latentfit.model import ELBO, RANKABLE, FitOptions, Prior, VAEModule, fit
 from latentfit.model.schedules import Linear
 from latentfit.retrofitting.revive import Revival, revive
 from latentfit.training import ProgressEvent, isolated_rng
@@ -182,7 +182,7 @@ def finetune(
         revival = revive(arm, train, prepare=prepare, random_state=random_state)
         if revival.done and name == "fine-tuned":
             _refit(arm, train, prepare, random_state)
-        goal = copy.deepcopy(objective) if objective is not None else ELBO(_kl_weight(n_steps))
+        goal = ELBO(_kl_weight(n_steps)) if objective is None else _copied(objective, (prior, vae.prior))
         fit(
             arm,
             train,
@@ -241,6 +241,15 @@ def _kl_weight(n_steps: int) -> Linear:
     return Linear(steps=max(1, int(KL_SHARE * n_steps)), start=KL_START)
 
 
+def _copied(objective: ELBO, priors: tuple[Prior, Prior]) -> ELBO:
+    """An arm's own objective; a penalty toward either prior is one toward the arm's, which is a copy."""
+    goal = copy.deepcopy(objective)
+    for given, own in zip(objective.penalties, goal.penalties, strict=True):
+        if any(given.target is prior for prior in priors):
+            own.target = None  # type: ignore[assignment]  # a ModuleList knows no class
+    return goal
+
+
 def _copy(vae: VAEModule, prior: Prior) -> VAEModule:
     """The VAE and the prior, all their own, and free to move."""
     try:
@@ -259,7 +268,7 @@ def _refit(arm: VAEModule, train: Batch, prepare: Prepare | None, random_state: 
     rows = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(random_state))[:REFIT_ROWS]]
     with isolated_rng(random_state, arm.device):
         codes = encode_rows(arm, rows if prepare is None else prepare(rows), random_state=random_state)
-    arm.prior.fit(codes.mean, std=codes.std, context=codes.context, random_state=random_state)
+    arm.prior.fit_rows(codes.rows(arm.prior), FitOptions(random_state=random_state))
 
 
 def _told(progress: Progress | None, name: str) -> Callable[[ProgressEvent], None] | None:

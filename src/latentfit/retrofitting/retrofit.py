@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from latentfit.data.batch import Batch
 from latentfit.data.noise import Binarise
-from latentfit.diagnosis.material import Material, gather, some
+from latentfit.diagnosis.material import Material, gather, some, some_numbers
 from latentfit.diagnosis.pictures import draw_pictures
 from latentfit.errors import CapabilityError, InputError, overheard
 from latentfit.evaluation.codes import Codes
@@ -271,18 +271,20 @@ def _judge_of(rung: Rung, ladder: Ladder) -> Prior:
 
 
 def _qualities(
-    material: Material, ladder: Ladder, features: Features | None, rows: Batch, random_state: int
+    material: Material, ladder: Ladder, features: Features | None, judged: np.ndarray, random_state: int
 ) -> dict[str, SampleQuality]:
-    """Sample quality of every rung: the same reference rows, features and noise."""
+    """Sample quality of every rung: the same reference rows, of these numbers at most, features and noise."""
     vae = material.subject.vae
     if material.test.context is not None and not vae.conditional:
         return {}
-    reference = some(rows, QUALITY_ROWS, random_state)
+    numbers = judged[some_numbers(len(judged), QUALITY_ROWS, random_state)]
+    reference = material.scored(material.test[torch.as_tensor(numbers, device=material.test.x.device)])
+    groups = None if material.groups is None else material.groups[numbers]
     seen = features or encoder_features(vae)
     try:
         return {
             rung.name: sample_quality(
-                vae.with_parts(prior=rung.prior), reference, features=seen, random_state=random_state
+                vae.with_parts(prior=rung.prior), reference, features=seen, groups=groups, random_state=random_state
             )
             for rung in ladder.candidates
         }

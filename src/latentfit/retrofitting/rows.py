@@ -46,10 +46,10 @@ class Parts:
         """The rows behind `test`, as the likelihood scores them."""
         return material.scored(_picked(material.test, self.measured_rows))
 
-    def judged(self, material: Material, choosing: bool) -> Batch:
-        """Rows that samples are compared with: where that chooses, those that may choose."""
+    def judged(self, material: Material, choosing: bool) -> np.ndarray:
+        """Numbers of the test rows that samples are compared with: where that chooses, those that may choose."""
         few = not len(self.chosen_rows)
-        return material.scored(material.test if few or not choosing else _picked(material.test, self.chosen_rows))
+        return np.arange(len(material.test)) if few or not choosing else self.chosen_rows
 
 
 def split(material: Material, random_state: int) -> Parts:
