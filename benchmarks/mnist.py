@@ -125,13 +125,15 @@ def post_hoc(folder: Path, base: Path, rows: dict[str, torch.Tensor], seed: int)
     return {"ladder": table, "fit_seconds": seconds}
 
 
-def score(folder: Path, rows: dict[str, torch.Tensor], k: int, device: str) -> dict:
-    """log p(x) of the test images in slices, each stored, so that an interruption loses minutes at most."""
+def score(folder: Path, rows: dict[str, torch.Tensor], k: int, device: str, backward: bool = False) -> dict:
+    """log p(x) of the test images in slices, each stored, so that an interruption loses minutes at most.
+
+    A second process goes through them backward and meets the first.
+    """
     vae = saving.load_component(folder / "model", map_location=device).eval()
     proposal = fit_proposal(vae, Batch(binarise_once(rows["train"][:10_000], random_state=1)), random_state=0)
-    parts = []
-    for start in range(0, len(rows["test"]), SLICE):
-        path = folder / f"test-{start:05d}-{k}.safetensors"
+    paths = {start: folder / f"test-{start:05d}-{k}.safetensors" for start in range(0, len(rows["test"]), SLICE)}
+    for start, path in sorted(paths.items(), reverse=backward):
         if not path.exists():
             x = Batch(rows["test"][start : start + SLICE])
             scored = log_likelihood(
@@ -147,8 +149,8 @@ def score(folder: Path, rows: dict[str, torch.Tensor], k: int, device: str) -> d
                 f"{folder.name}: {start + SLICE} of {len(rows['test'])}: {-scored.values.mean():.2f}",
                 flush=True,
             )
-        tensors, meta = saving.load_tensors(path)
-        parts.append((tensors, meta["doubling"]))
+    loaded = [saving.load_tensors(path) for path in paths.values()]
+    parts = [(tensors, meta["doubling"]) for tensors, meta in loaded]
     log_px = torch.cat([tensors["log_px"] for tensors, _ in parts]).numpy()
     terms = elbo_terms(vae, Batch(rows["test"]), random_state=0)
     units = active_units(encode_rows(vae, Batch(rows["test"])))
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of training; scored in fp32")
     parser.add_argument("--folder", type=Path, default=None, help="runs/DATA-benchmark unless given")
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--backward", action="store_true", help="score the last images first, beside another process")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     rows = read(arguments.data, arguments.data_dir)
@@ -195,7 +198,7 @@ def main() -> None:
             saving.write_atomic(done, json.dumps(facts))
         if arguments.train_only:
             continue
-        facts = json.loads(done.read_text()) | score(folder, rows, arguments.k, arguments.device)
+        facts = json.loads(done.read_text()) | score(folder, rows, arguments.k, arguments.device, arguments.backward)
         saving.write_atomic(folder / "result.json", json.dumps(facts, indent=1))
     collect(runs, RESULTS / f"{arguments.data}.json", arguments.seed)
 
