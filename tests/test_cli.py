@@ -75,7 +75,7 @@ def test_compare_prints_the_plan_the_jobs_the_table_and_the_verdict(place: Path)
         "Data        rows.npy, 150 rows of 4 columns",
         "Split       90 train, 15 validation, 15 selection, 30 test (seed 0)",
         "Likelihood  normal",
-        "Plan        2 methods, 1 seed = 2 jobs of 40 steps, about ",
+        "Plan        2 methods, 1 seed = 2 trainings of 40 steps, about ",
         "1 of 3  The VAE with N(0, I)",
         "1/3  standard, seed 1: ",
         "3 of 3  Scoring all on the same 15 selection rows, same noise",

@@ -236,3 +236,18 @@ def test_a_prior_loads_without_the_rest(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_double_prior_stays_double(tmp_path):
+    prior = lf.priors.create("mixture", latent_dim=2, n_components=3).double()
+    lf.save(prior, tmp_path / "prior")
+    again, z = lf.load(tmp_path / "prior"), torch.randn(5, 2, dtype=torch.float64)
+    assert torch.equal(again.log_prob(z), prior.log_prob(z))
+
+
+def test_grey_rows_of_a_model_that_binarises_are_refused_once_scaled():
+    """They would be divided by 255 again, and nearly all pixels be 0."""
+    x = np.random.default_rng(0).integers(0, 256, (60, 12), dtype=np.uint8)
+    vae = lf.VAE(latent_dim=2, likelihood="bernoulli", max_steps=5).fit(x)
+    with pytest.raises(InputError, match="as they were before they were scaled"):
+        vae.transform((x / 255).astype(np.float32))

@@ -220,6 +220,9 @@ def load_component(directory: str | Path, *, map_location: str | torch.device = 
         if "load(...," in str(error):  # a module of the user's own is missing: nothing is wrong with the file
             raise
         raise SavedFileError(f"{directory / CONFIG} does not describe a component of this version: {error}") from error
+    stored = {tensors[name].dtype for name, _ in component.named_parameters() if name in tensors}
+    if len(stored) == 1:  # saved after double(), say
+        component.to(stored.pop())
     try:
         component.load_state_dict(tensors)
     except RuntimeError as error:

@@ -190,3 +190,22 @@ def test_contexts_must_match():
 def test_the_argument_is_named():
     with pytest.raises(InputError, match="X_test has one row"):
         as_batch(X[:1], what="X_test")
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.ones(11), r"weight has shape \(11,\), expected \(12,\)"),
+        (torch.full((12,), -1.0), "weight must be finite, 0 or more"),
+        (torch.zeros(12), "and not all 0"),
+        (torch.full((12,), torch.nan), "weight must be finite"),
+    ],
+)
+def test_weights_are_one_for_each_row(weight, message):
+    with pytest.raises(InputError, match=message):
+        as_batch(Batch(torch.rand(12, 3), weight=weight))
+
+
+def test_a_column_of_weights_is_flattened():
+    """(N, 1) times (N,) would be (N, N)."""
+    assert as_batch(Batch(torch.rand(12, 3), weight=torch.ones(12, 1))).weight.shape == (12,)

@@ -13,7 +13,7 @@ import pytest
 from latentfit.data import idx
 from latentfit.data.idx import FILES, IDX_SETS, IdxSet, load_idx_set, read_idx
 from latentfit.data.sources import datasets, load
-from latentfit.errors import InputError, LatentfitError, MissingExtraError
+from latentfit.errors import InputError, LatentfitError, LatentfitWarning, MissingExtraError
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((10, 3))
@@ -518,3 +518,41 @@ def test_an_unreadable_file_is_one_line(tmp_path):
         load(tmp_path / "a.npy")
     with pytest.raises(InputError, match="cannot be read"):
         read_idx(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "header", "index"),
+    [
+        (["0", "1", "2"], True, False),  # pandas' own names
+        (["a", "b", "c"], True, True),  # and its index, without a name
+        (["a", "", "c"], True, False),
+        (["a", "b", "c"], False, False),
+    ],
+)
+def test_a_header_is_told_from_a_first_row(tmp_path, columns, header, index):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    pd.DataFrame(x, columns=columns).to_csv(tmp_path / "x.csv", header=header, index=index)
+    assert load(str(tmp_path / "x.csv")).x.shape == (20, 3)
+
+
+def test_a_first_row_with_words_or_gaps_is_no_header(tmp_path):
+    """As the iris data are published: no header, and the class in the last column."""
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3))).assign(kind="setosa")
+    rows.to_csv(tmp_path / "x.csv", header=False, index=False)
+    with pytest.raises(InputError, match="column '3' is not numeric"):
+        load(str(tmp_path / "x.csv"))
+    assert load(str(tmp_path / "x.csv"), labels_key="3").x.shape == (20, 3)
+    rows.drop(columns="kind").mask(rows.index.to_numpy()[:, None] == [0, -1, -1]).to_csv(
+        tmp_path / "gap.csv", header=False, index=False
+    )
+    with pytest.raises(InputError, match="missing, first in row 0"):
+        load(str(tmp_path / "gap.csv"))
+    (rows.iloc[:, :3] > 0).to_csv(tmp_path / "flags.csv", header=False, index=False)
+    assert len(load(str(tmp_path / "flags.csv")).x) == 20
+
+
+def test_years_that_may_be_names_are_told(tmp_path):
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=[2019, 2020, 2021])
+    x.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.warns(LatentfitWarning, match="The first line, 2019, 2020, 2021, ..., is read as a row of numbers"):
+        assert len(load(str(tmp_path / "x.csv")).x) == 21

@@ -356,3 +356,15 @@ def test_a_learned_prior_of_the_model_s_own_is_called_by_its_name():
     dx = lf.diagnose(learned, rows(300, 1), X_train=rows(300, 2), **QUICK)
     assert "the model&#39;s mixture prior" in render_diagnosis(dx)
     assert "tiên nghiệm mixture của mô hình" in render_diagnosis(dx, lang="vi")
+
+
+def test_rows_without_a_label_neither_vote_nor_count():
+    x = torch.cat((rows(150, 1), rows(150, 2) + 40))
+    labels = np.repeat(["a", "b"], 150).astype(object)
+    labels[::5] = None
+    dx = lf.diagnose(displaced(), x, X_train=rows(400, 2), labels=labels, **QUICK)
+    assert float(dx.knn) == pytest.approx(1.0)
+    groups = np.arange(300).astype(float)
+    groups[3] = np.nan
+    with pytest.raises(InputError, match="groups has 1 missing labels"):
+        lf.diagnose(displaced(), x, X_train=rows(400, 2), groups=groups, **QUICK)

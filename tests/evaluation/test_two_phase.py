@@ -72,3 +72,12 @@ def test_weights_that_hold_and_priors_that_cannot_be_annealed_change_nothing(exa
     noisy.prior = Noisy(3)
     got = annealed_where_needed(noisy, rows, scored, proposal=poor)
     assert (got.n_annealed, got.unreliable) == (0, scored.unreliable)
+
+
+def test_a_row_whose_weights_are_all_0_is_annealed_and_says_nothing_of_others(failed):
+    vae, rows, poor, scored = failed
+    values = scored.values.copy()
+    values[7] = -np.inf
+    got = annealed_where_needed(vae, rows, replace(scored, values=values), proposal=poor, n_rows=len(rows))
+    assert np.isfinite(got.values).all()
+    assert np.isfinite(got.correction)

@@ -62,7 +62,18 @@ def as_batch(
         if given.shape[0] != x.shape[0]:
             raise InputError(f"context has {given.shape[0]} rows, {what} {x.shape[0]}; they must agree.")
         given = _checked(given, "context", dtype, 1, None).to(x.device)
-    return replace(batch, x=x, context=given)
+    return replace(batch, x=x, context=given, weight=_checked_weight(batch.weight, len(x)))
+
+
+def _checked_weight(weight: Tensor | None, n_rows: int) -> Tensor | None:
+    if weight is None:
+        return None
+    flat = weight.squeeze(1) if weight.dim() == 2 and weight.shape[1] == 1 else weight
+    if flat.shape != (n_rows,):
+        raise InputError(f"weight has shape {tuple(weight.shape)}, expected ({n_rows},), one for each row.")
+    if not bool(torch.isfinite(flat).all()) or bool((flat < 0).any()) or not bool((flat > 0).any()):
+        raise InputError("weight must be finite, 0 or more, and not all 0.")
+    return flat
 
 
 def _checked(x: Tensor, what: str, dtype: torch.dtype, min_rows: int, mask: Tensor | None) -> Tensor:

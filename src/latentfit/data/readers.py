@@ -8,13 +8,14 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from latentfit.data.idx import read_idx
-from latentfit.errors import InputError, MissingExtraError
+from latentfit.errors import DataWarning, InputError, MissingExtraError
 
 DATA_KEYS = ("x", "X", "data")
 LABEL_KEYS = ("y", "labels", "label", "target")
@@ -95,15 +96,15 @@ def read_npz(path: Path, columns: Columns) -> Table:
 
 
 def read_csv(path: Path, columns: Columns) -> Table:
-    """A .csv or .tsv file of numeric columns; separator and header as its first line shows."""
+    """A .csv or .tsv file of numeric columns; separator and header as its first two lines show."""
     import pandas as pd
 
     compressed = path.suffix.lower() == ".gz"
     try:
-        head = pd.read_csv(path, nrows=1, header=None, sep="\0", engine="python", dtype=str, quoting=3)
-        first = str(head.iloc[0, 0])
-        separator = max((",", ";", "\t"), key=first.count)
-        has_header = not all(_is_number(cell) for cell in first.split(separator))
+        head = pd.read_csv(path, nrows=2, header=None, sep="\0", engine="python", dtype=str, quoting=3)
+        lines = [str(line) for line in head.iloc[:, 0]]
+        separator = max((",", ";", "\t"), key=lines[0].count)
+        has_header = _is_header(*([cell.strip().strip('"') for cell in line.split(separator)] for line in lines))
         frame = pd.read_csv(path, sep=separator, header=0 if has_header else None)
     except (pd.errors.EmptyDataError, IndexError):
         raise InputError(f"{path} is empty; expected rows of numbers.") from None
@@ -278,7 +279,46 @@ def _load_error(error: Exception) -> str:
     return f"it is truncated or damaged ({text})."
 
 
+def _is_header(first: list[str], second: list[str] | None = None) -> bool:
+    """Whether the first line of a table names its columns: words stand above numbers, or it counts them from 0.
+
+    An empty first cell before words, or before such a count, is the name of an index; any other is a missing value.
+
+    >>> _is_header(["age", "height"], ["31", "1.8"]), _is_header(["5.1", "3.5", "setosa"], ["4.9", "3.0", "setosa"])
+    (True, False)
+    """
+    if second is None:
+        return not all(map(_is_number, first))
+    words = first if first[0] else first[1:]
+    if len(words) > 1 and words == [str(column) for column in range(len(words))]:
+        return True
+    named = [bool(cell) and not _is_number(cell) for cell in first]
+    named[0] = named[0] or (len(words) < len(first) and not any(map(_is_number, words)))
+    if any(name and _is_number(below) for name, below in zip(named, second, strict=False)):
+        return True
+    if all(map(_is_number, first)) and _could_be_names(first, second):
+        warnings.warn(
+            f"The first line, {', '.join(first[:3])}, ..., is read as a row of numbers. If it names the columns, give "
+            "them names that are no numbers.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return all(named)
+
+
+def _could_be_names(first: list[str], second: list[str]) -> bool:
+    """Whole numbers, each larger than the one before, such as years, above numbers that are not whole."""
+    try:
+        above, below = [int(cell) for cell in first], [float(cell) for cell in second]
+    except ValueError:
+        return False
+    rising = all(a < b for a, b in pairwise(above))
+    return len(above) > 1 and rising and not all(value.is_integer() for value in below)
+
+
 def _is_number(cell: str) -> bool:
+    if cell.strip().strip('"').lower() in ("true", "false"):
+        return True
     try:
         float(cell.strip().strip('"'))
     except ValueError:

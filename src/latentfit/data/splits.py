@@ -172,18 +172,23 @@ def _apportion(n: int, shares: np.ndarray) -> np.ndarray:
     return counts
 
 
+def is_missing(labels: np.ndarray) -> np.ndarray:
+    """Which labels (n,) are None, NaN or pandas' NA."""
+    import pandas as pd
+
+    return np.asarray(pd.isna(labels))
+
+
 def _group_codes(groups: Any, n: int) -> np.ndarray | None:
     if groups is None:
         return None
     labels = np.asarray(groups)
     if labels.shape != (n,):
         raise InputError(f"groups has shape {labels.shape}; expected one label for each of the {n} rows.")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise InputError(f"groups has {int(np.isnan(labels).sum())} missing labels; every row needs one.")
+    missing = int(is_missing(labels).sum())
+    if missing:
+        raise InputError(f"groups has {missing} missing labels; every row needs one.")
     if labels.dtype.kind == "O":
-        missing = sum(label is None or label != label for label in labels)
-        if missing:
-            raise InputError(f"groups has {missing} missing labels; every row needs one.")
         labels = labels.astype(str)
     return np.unique(labels, return_inverse=True)[1].reshape(n)
 

@@ -76,6 +76,14 @@ class Units:
         changed = self.changed(x)
         if changed is not None:
             raise InputError(f"{changed} Leave these rows out, or train on rows like them.")
+        self.check_grey(x)
+
+    def check_grey(self, x: np.ndarray) -> None:
+        """Refuse rows (n, *data_shape) that a model of binarised pictures would divide by 255 once too often.
+
+        Raises:
+            InputError: values other than whole ones of 0..255, or scaled ones.
+        """
         if self.noise is not None and self.noise["name"] == "binarise":
             low, high = float(x.min()), float(x.max())
             scaled = x.dtype != np.uint8 and 0 < high <= 1

@@ -54,7 +54,11 @@ class Budget:
 
 
 def not_attributed(
-    log_px_mended: np.ndarray, elbo: np.ndarray, parts: list[np.ndarray], groups: np.ndarray | None
+    log_px_mended: np.ndarray,
+    elbo: np.ndarray,
+    parts: list[np.ndarray],
+    groups: np.ndarray | None,
+    weights: np.ndarray | None = None,
 ) -> Estimate:
     """[log p_r(x) - ELBO] minus the parts, row by row: arrays (N,), nats."""
-    return Estimate.of(log_px_mended - elbo - np.sum(parts, axis=0), groups=groups)
+    return Estimate.of(log_px_mended - elbo - np.sum(parts, axis=0), weights=weights, groups=groups)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from latentfit.adapters import Subject, subject
 from latentfit.data.batch import Batch
 from latentfit.data.noise import binarise_once
+from latentfit.data.splits import is_missing
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.codes import Codes, encode_rows, refuse_one_group
 from latentfit.evaluation.ladder import Ladder, Progress, climb, cross_fit, split_rows
@@ -26,6 +27,8 @@ VALIDATION_SHARE = 0.1
 #: numbers of training rows kept beside their codes, a gigabyte in float32; a loader is read through once
 KEPT_NUMBERS = 250_000_000
 LOADED_ROWS = 256
+#: what a row without a label is called
+UNLABELLED = "(no label)"
 #: rows that priors are fitted on, and rows that judge them, at least
 FEWEST_TRAIN, FEWEST_TEST = 20, 10
 
@@ -240,6 +243,11 @@ def _per_row(values: Any, rows: Batch, name: str, what: str) -> np.ndarray | Non
     array = np.asarray(values)
     if array.shape != (len(rows),):
         raise InputError(f"{what}: {name} has shape {array.shape}, expected ({len(rows)},), one for each row.")
+    missing = is_missing(array)
     if name == "groups":
+        if missing.any():
+            raise InputError(f"{what}: groups has {int(missing.sum())} missing labels; every row needs one.")
         refuse_one_group(array, what)
-    return array
+    elif missing.any():
+        return np.where(missing, UNLABELLED, array.astype(str))
+    return array.astype(str) if array.dtype.kind == "O" else array

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentfit.diagnosis.budget import Budget, not_attributed
-from latentfit.diagnosis.material import Material, certify, some, some_numbers
+from latentfit.diagnosis.material import UNLABELLED, Material, certify, some, some_numbers
 from latentfit.diagnosis.probe import Probe
 from latentfit.diagnosis.probe import probe as run_probe
 from latentfit.errors import CapabilityError, InputError
@@ -129,11 +129,12 @@ class Measures:
             part = material.scored(material.test)[torch.as_tensor(rows, device=material.test.x.device)]
             bound = elbo_terms(mended, part, random_state=self.seed).elbo_per_row
         lost = scored[0].values - bound
-        inference = Estimate.of(lost, groups=groups)
+        weights = None if material.test.weight is None else material.test.weight.cpu().numpy()[rows]
+        inference = Estimate.of(lost, weights=weights, groups=groups)
         rest = None
         if len(scored) > 1:
             won = prior_gap_per_row(chosen.prior, mended.prior, material.codes_test[rows], random_state=self.seed)
-            rest = not_attributed(scored[1].values, elbo, [bound - elbo, lost, won], groups)
+            rest = not_attributed(scored[1].values, elbo, [bound - elbo, lost, won], groups, weights)
         decoder = calibration.gain if calibration is not None and mended is not self.vae else None
         return scored, inference, Budget(decoder, inference, ladder.prior_gap, rest)
 
@@ -203,10 +204,11 @@ class Measures:
             if goal != "embedding":
                 return None, None, None
             return None, None, neighbourhood_overlap(codes, seen, log1p=counts, random_state=self.seed)
-        known, asked = halves(len(codes), material.groups, self.seed)
+        labelled = material.labels.astype(str) != UNLABELLED
+        known, asked = (part[labelled[part]] for part in halves(len(codes), material.groups, self.seed))
         groups = None if material.groups is None else material.groups[asked]
-        if len(known) < FEWEST_KNOWN:
-            reason = f"{len(known)} labels are too few for {NEIGHBOURS} neighbours"
+        if min(len(known), len(asked)) < FEWEST_KNOWN:
+            reason = f"{min(len(known), len(asked))} labels are too few for {NEIGHBOURS} neighbours"
             if goal == "embedding":
                 raise InputError(f"diagnose: {reason}; at least {FEWEST_KNOWN} are needed, and as many rows to judge.")
             self.missing[f"{NEIGHBOURS}-NN"] = reason

@@ -126,7 +126,7 @@ def _train(
     objective = ELBO()
     objective.n_train = len(train)
     every = min(EVERY, steps)
-    marks = [0, *range(every, steps + 1, every)]
+    marks = [0, *range(every, steps, every), steps]
     found = {0: elbo_terms(vae, test, n_draws=DRAWS, random_state=random_state).elbo_per_row}
 
     def loss(batch: Batch, step: int) -> dict[str, torch.Tensor]:

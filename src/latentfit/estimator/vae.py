@@ -300,6 +300,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _rows(self, X: Any) -> Tensor:
         """Rows as the module scores them: (n, *model_shape)."""
         rows = self._intake(X, reset=False)
+        self._units.check_grey(rows)
         changed = self._units.changed(rows)
         if changed is not None:
             warnings.warn(f"{changed} Codes and scores are those of the other columns.", DataWarning, stacklevel=3)

@@ -18,7 +18,7 @@ from latentfit.evaluation.ais import AIS, CHAINS, LEAPFROG, TEMPERATURES, ais_lo
 from latentfit.evaluation.annealing import PILOT_CHAINS
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.ladder import Progress
-from latentfit.evaluation.likelihood import LogLikelihood, log_likelihood, require_density
+from latentfit.evaluation.likelihood import FEWEST_JUDGED, LogLikelihood, log_likelihood, require_density
 from latentfit.evaluation.local import PAIRS, refined_rows
 from latentfit.evaluation.proposal import Frame, Proposal
 from latentfit.evaluation.rows import as_models, evaluation_rows
@@ -162,8 +162,13 @@ def escalate(
 
 
 def gate_fails(result: LogLikelihood) -> bool:
-    """Whether more than 10 % of rows have a Pareto-k above 0.7, or the median effective sample size is below 10."""
-    return result.unreliable > GATE_SHARE or float(np.median(result.effective_sample_size)) < GATE_SIZE
+    """Whether more than 10 % of rows have a Pareto-k above 0.7, or the median effective sample size is below 10.
+
+    So few draws that k is not known are judged by the latter alone.
+    """
+    known = result.n_importance_samples >= FEWEST_JUDGED
+    few = float(np.median(result.effective_sample_size)) < GATE_SIZE
+    return few or (known and result.unreliable > GATE_SHARE)
 
 
 class _Clock:

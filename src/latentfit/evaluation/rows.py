@@ -109,7 +109,10 @@ def frozen(*modules: nn.Module, random_state: int | None = None) -> Iterator[Non
     try:
         with in_eval(*modules), torch.random.fork_rng(devices=devices, enabled=random_state is not None):
             if random_state is not None:
-                torch.manual_seed(random_state)
+                torch.default_generator.manual_seed(random_state)  # torch.manual_seed would seed the caller's GPUs too
+                for device in devices:
+                    with torch.cuda.device(device):
+                        torch.cuda.manual_seed(random_state)
             yield
     finally:
         for parameter in parameters:

@@ -86,7 +86,11 @@ def annealed_where_needed(
             proposal=proposal,
             random_state=random_state,
         )
-    difference = annealed.values - scored.values[chosen]
     values = scored.values.copy()
-    values[chosen] += len(batch) / len(chosen) * difference
-    return TwoPhase(values, annealed.unreliable, len(chosen), float(difference.mean()))
+    # a row whose weights are all 0 says nothing of the others' error: it is annealed, and left out of their mean
+    finite = np.isfinite(values[chosen])
+    values[chosen[~finite]] = annealed.values[~finite]
+    kept = chosen[finite]
+    difference = annealed.values[finite] - values[kept]
+    values[kept] += len(batch) / max(1, len(kept)) * difference
+    return TwoPhase(values, annealed.unreliable, len(chosen), float(difference.mean()) if len(kept) else 0.0)

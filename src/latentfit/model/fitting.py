@@ -116,8 +116,8 @@ def fit(
 
     def validate() -> float:
         _freeze_scale(module, data, prepare)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(random_state)  # the same noise each time: validations differ by the weights alone
+        # the same noise each time: validations differ by the weights alone
+        with isolated_rng(random_state, module.device):
             return validation_loss(module, objective, held_out)
 
     result = minimise(

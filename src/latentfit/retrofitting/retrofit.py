@@ -234,16 +234,16 @@ def _go_on(
     """The same with a copy trained on under the kept prior, and that copy in place where it wins."""
     if not material.subject.can_score:
         raise CapabilityError("retrofit: finetune needs a decoder and a likelihood; adapt the model with them.")
-    train, test = material.train, material.scored(material.test)
+    train, parts = material.train, split(material, fix.setting.random_state)
     found = go_on(
         material.subject.vae,
         fix.prior,
         train,
-        test,
+        parts.measured(material),  # the others chose the prior
         steps=steps,
         objective=objective,
         prepare=Binarise() if material.subject.grey else None,
-        groups=material.groups,
+        groups=parts.test.groups,
         random_state=fix.setting.random_state,
         progress=progress,
     )

@@ -99,9 +99,11 @@ def _heads(vae: VAEModule, rows: Batch) -> tuple[_Head, _Head] | None:
             part = out[..., offset : offset + dim]
             if part.shape != mean.shape:
                 continue
-            if torch.allclose(part, mean, atol=1e-5):
+            of_mean = torch.allclose(part, mean, atol=1e-5)
+            of_spread = torch.allclose(part.clamp(-20, 10), spread.log(), atol=1e-4)
+            if of_mean and (found[0] is None or not of_spread):  # of N(0, 1) both are 0, and means come first
                 found[0] = _Head(layer, offset, given)
-            elif torch.allclose(part.clamp(-20, 10), spread.log(), atol=1e-4):
+            elif of_spread:
                 found[1] = _Head(layer, offset, given)
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 
