@@ -50,6 +50,7 @@ FINDINGS = [
     verdicts.decoder_finding("normal", (0.11, 0.11), None, 154.2),
     verdicts.decoder_finding("normal", (0.11, 0.11), None, 2.1),
     verdicts.decoder_finding("normal", (0.11, 0.11), None, 1.0),
+    verdicts.decoder_finding("normal", (0.11, 0.10), Estimate.from_error(0.05, 0.1), 1.0),
     verdicts.decoder_finding("bernoulli", None, None, 1.0, explained=Estimate.from_error(-2.35, 0.01), kl=5.92),
     verdicts.collapse_finding(61, 128),
     verdicts.collapse_finding(10.7, 16),
@@ -59,6 +60,7 @@ FINDINGS = [
     verdicts.prior_finding(GAP, 0.06),
     verdicts.prior_finding(Estimate.from_error(0.41, 0.01), 0.02),
     verdicts.prior_finding(Estimate.from_error(0.01, 0.02), 0.0),
+    verdicts.prior_finding(Estimate.from_error(0.3, 0.2), 0.0),
     verdicts.decoder_finding(
         "continuous_bernoulli",
         None,

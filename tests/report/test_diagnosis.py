@@ -33,7 +33,7 @@ def evil(dx: Diagnosis) -> Diagnosis:
         missing={EVIL: EVIL},
     )
     groups = {EVIL: dx.gap_by_group["plate 1"], "b": dx.gap_by_group["plate 2"]}
-    worst = Finding("LF-GROUPS-01", "know", {"low": 1.0, "high": 2.0, "worst": EVIL})
+    worst = Finding("LF-GROUPS-01", "know", {"low": 1.0, "high": 2.0, "worst": EVIL, "least": EVIL, "error": 0.1})
     labels = np.array([EVIL, "b"] * 300)
     return replace(
         dx,

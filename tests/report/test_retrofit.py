@@ -53,7 +53,7 @@ def test_the_ladder_goes_from_small_to_large_and_says_why_others_were_not_kept(f
         ("learned_gaussian", ""),
         ("mixture", "failed: bridges"),
         ("realnvp", "<-"),
-        ("nsf", "+0.3 ± 0.4: not kept"),
+        ("nsf", "+0.3 ± 0.4: too little"),
     ]
     assert [float(gap) for _, gap, _ in rungs] == [0, 2.1, 29.8, 38.2, 38.5]
 

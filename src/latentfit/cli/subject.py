@@ -124,6 +124,7 @@ class Subject:
     Attributes:
         built_in: whether the rows are public, so that a report may show them.
         columns: what a table's columns are called, where the model itself does not know.
+        data_shape: of what the rows stand for, where they are codes with their spread.
     """
 
     model: Any
@@ -133,12 +134,13 @@ class Subject:
     groups: Any = None
     built_in: bool = False
     columns: Sequence[str | int] = ()
+    data_shape: tuple[int, ...] | None = None
 
     def named(self, result: Any) -> Any:
-        """A diagnosis or a retrofit of this model with the names of its columns."""
-        if not self.columns:
-            return result
-        return replace(result, setting=replace(result.setting, columns=self.columns))
+        """A diagnosis or a retrofit of this model with the names of its columns, or the shape of its codes."""
+        setting = replace(result.setting, columns=self.columns) if self.columns else result.setting
+        setting = setting if self.data_shape is None else replace(setting, data_shape=self.data_shape)
+        return replace(result, setting=setting)
 
 
 def subject(asked: Asked, labels: str | None = None, groups: str | None = None, lang: str = "en") -> Subject:
@@ -228,7 +230,7 @@ def codes_subject(arrays: dict[str, Any]) -> Subject:
     train = rows(*arrays["train"]) if "train" in arrays else None
     model = adapt(encode=lambda row: row.chunk(2, dim=1), example=x, spread=kind)
     model.model_name = "codes"
-    return Subject(model, x, train)
+    return Subject(model, x, train, data_shape=tuple(arrays["mean"].shape[1:]))
 
 
 def _foreign(asked: Asked, example: Any, lang: str) -> Any:

@@ -39,7 +39,7 @@ class Columns:
     Attributes:
         labels, groups: a column of a table or of obs, an array of an .npz, or a .npy file.
         drop: columns of a table that are no data.
-        wanted: the data, in this order, where the table has all of them; its other columns are left out.
+        wanted: the data, in this order; a table's other columns are left out.
     """
 
     labels: str | None = None
@@ -178,7 +178,13 @@ def _from_frame(frame: Any, path: Path, columns: Columns) -> Table:
         taken[key] = frame[key].to_numpy()
     frame = frame.drop(columns=list(taken))
     left_out = list(columns.drop)
-    if columns.wanted is not None and frame.columns.is_unique and set(columns.wanted) <= set(frame.columns):
+    if columns.wanted is not None and frame.columns.is_unique:
+        absent = [name for name in columns.wanted if name not in frame.columns]
+        if absent:
+            raise InputError(
+                f"{path} has no column {_listed(absent)}, which the model was trained with; its columns are "
+                f"{_listed(frame.columns)}."
+            )
         left_out += [name for name in frame.columns if name not in columns.wanted]
         frame = frame[list(columns.wanted)]
     if left_out:

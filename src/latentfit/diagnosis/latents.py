@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence
+from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence, say
 from latentfit.diagnosis.findings import Finding, plain
 from latentfit.diagnosis.measures import DEPTHS, Depth
 from latentfit.diagnosis.verdicts import collapse_finding, prior_finding
@@ -27,7 +27,7 @@ MOST_DRAWS = 120_000
 #: rows of the exact mixture behind the plug-in number, which is quadratic in them
 PLUG_IN_ROWS = 3_000
 #: characters before a finding's sentence
-LABEL = 12
+LABEL = 13
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,18 @@ class LatentDiagnosis:
 
     def summary(self, lang: str | None = None, width: int = 80) -> str:
         """The diagnosis in lines of at most `width` characters."""
-        lang, lines = lang or self.lang, []
+        lang = lang or self.lang
+        lines = [say("diagnosis.against", lang)]
+        lines.append(say(f"diagnosis.rows.{'halves' if self.cross_fitted else 'latents'}", lang, test=self.n_rows))
+        if self.ladder.groups is not None:
+            lines.append(say("diagnosis.rows.groups", lang, n=len(np.unique(self.ladder.groups))))
+        lines = [part for line in lines for part in textwrap.wrap(line, max(20, width))] + [""]
         for f in self.findings:
             said = [finding_sentence(f, lang), finding_remedy(f, lang)]
             parts = [part for text in said if text for part in textwrap.wrap(text, max(20, width - LABEL))]
             lines += [
-                f"{name:<{LABEL}}{part}" for name, part in zip_longest([finding_name(f, lang)], parts, fillvalue="")
+                f"{name:<{LABEL - 1}} {part}"
+                for name, part in zip_longest([finding_name(f, lang)], parts, fillvalue="")
             ]
         longest = max(len(rung.name) for rung in self.ladder.rungs)
         chosen = self.ladder.chosen

@@ -206,6 +206,8 @@ class Measures:
             return None, None, neighbourhood_overlap(codes, seen, log1p=counts, random_state=self.seed)
         labelled = material.labels.astype(str) != UNLABELLED
         known, asked = (part[labelled[part]] for part in halves(len(codes), material.groups, self.seed))
+        if material.groups is not None:  # a label that only one group has is nobody's to know
+            asked = asked[np.isin(material.labels[asked], material.labels[known])]
         groups = None if material.groups is None else material.groups[asked]
         if min(len(known), len(asked)) < FEWEST_KNOWN:
             reason = f"{min(len(known), len(asked))} labels are too few for {NEIGHBOURS} neighbours"

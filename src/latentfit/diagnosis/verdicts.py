@@ -18,6 +18,8 @@ GRAVE_BETA = 3.0
 #: it may explain more than this share of the variance: a collapsed posterior decodes to the mean row, and may
 CARRIED = 0.1
 EXPLAINED = 0.01
+#: a sigma this close to the residuals' own is called that
+SAME_SIGMA = 0.02
 #: what cross-entropy's mean must explain beyond the likelihood's own for the decoder to be one trained by it
 EXCESS = 0.05
 #: shares of draws from the prior in holes: 1 % where prior and codes agree
@@ -96,7 +98,8 @@ def decoder_finding(
         return Finding("LF-DECODER-01", grave, {**facts, "beta": beta, "variant": "beta"})
     if sigma is None:
         return Finding("LF-DECODER-01", "ok", facts)
-    return Finding("LF-DECODER-01", "ok", {**facts, "variant": "calibrated"})
+    same = abs(sigma[0] / sigma[1] - 1) < SAME_SIGMA
+    return Finding("LF-DECODER-01", "ok", {**facts, "variant": "calibrated" if same else "near"})
 
 
 def collapse_finding(active: float, total: int) -> Finding:
@@ -128,10 +131,12 @@ def inference_finding(
 
 
 def prior_finding(gap: Estimate, share: float, **facts: Any) -> Finding:
-    """The prior gap: below a tenth of a nat it is not worth a larger model, however significant."""
+    """The prior gap: below a tenth of a nat it is not worth a larger model, however significant; above, if certain."""
     parameters = {"gap": gap, "share": share, **facts}
-    if not gap.interval[0] > 0 or gap.value <= WORTHWHILE:  # nor where it is not known, as with one group
+    if gap.value <= WORTHWHILE:
         return Finding("LF-PRIOR-02", "ok", parameters)
+    if not gap.interval[0] > 0:  # nor where it is not known, as with one group
+        return Finding("LF-PRIOR-01", "know", parameters)
     grave: Status = "improve" if gap.value > 5 * WORTHWHILE or share > 0.03 else "small"
     return Finding("LF-PRIOR-01", grave, parameters, gap)
 
@@ -171,5 +176,7 @@ def groups_finding(gaps: dict[str, tuple[int, Estimate]], overall: Estimate) -> 
     values = [gap.value for _, gap in gaps.values()]
     low, high = min(values), max(values)
     worst = max(gaps, key=lambda name: gaps[name][1].value)
+    least = min(gaps, key=lambda name: gaps[name][1].value)
     uneven = gaps[worst][1].interval[0] > overall.interval[1] and high > 2 * max(overall.value, WORTHWHILE)
-    return Finding("LF-GROUPS-01", "know" if uneven else "ok", {"low": low, "high": high, "worst": worst})
+    facts = {"low": low, "high": high, "worst": worst, "least": least, "error": gaps[worst][1].std_error}
+    return Finding("LF-GROUPS-01", "know" if uneven else "ok", facts)

@@ -320,7 +320,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if str(getattr(X, "dtype", "")).removeprefix("torch.") == "uint8":
             x = x.astype(np.uint8)
         if x.ndim == 2:
-            validate_data(self, X if hasattr(X, "columns") else x, reset=reset, skip_check_array=True)
+            try:
+                validate_data(self, X if hasattr(X, "columns") else x, reset=reset, skip_check_array=True)
+            except ValueError as error:  # scikit-learn's words, in one line and as ours
+                raise InputError(" ".join(str(error).split())) from None
         elif reset:
             self.n_features_in_ = math.prod(x.shape[1:])
             self.__dict__.pop("feature_names_in_", None)

@@ -98,8 +98,10 @@ def head_sentence(dx: Diagnosis, lang: str = "en") -> str:
     if first is not None:
         text = headline(first, lang, prior_gap=dx.prior_gap, **words)
         return text[:1].upper() + text[1:]  # "the model's vamp prior" may begin it
-    small = any(finding.status == "small" for finding in dx.findings)
-    return say("headline.small" if small else "headline.none", lang, prior_gap=dx.prior_gap, **words)
+    of_prior = {finding.status for finding in dx.findings if finding.code.startswith("LF-PRIOR")}
+    key = next((status for status in ("small", "know") if status in of_prior), "none")
+    text = say(f"headline.{'unclear' if key == 'know' else key}", lang, prior_gap=dx.prior_gap, **words)
+    return text[:1].upper() + text[1:]
 
 
 def advice(dx: Diagnosis, lang: str = "en") -> list[tuple[str, str]]:

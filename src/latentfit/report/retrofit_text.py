@@ -23,6 +23,8 @@ from latentfit.retrofitting import Retrofit, RungRow
 WIDTH = 80
 #: characters that the ladder's last column has at least
 NARROWEST = 10
+#: nats over the kept rung that are not worth a number
+NO_MORE = 0.005
 
 
 def retrofit_text(fix: Retrofit, lang: str = "en", width: int = WIDTH) -> str:
@@ -181,7 +183,10 @@ def kept_mark(fix: Retrofit, row: RungRow, lang: str = "en") -> str:
     if row.name == NOTHING or row.gap.value <= fix.kept.gap.value:
         return ""
     won = fix.ladder[row.name].per_row - fix.ladder[fix.kept.name].per_row
-    return say("retrofit.not_kept", lang, difference=Estimate.of(won, groups=fix.ladder.groups))
+    difference = Estimate.of(won, groups=fix.ladder.groups)
+    if difference.value < NO_MORE:
+        return say("retrofit.no_more", lang, kept=name_of(fix, fix.kept, lang))
+    return say("retrofit.not_kept", lang, difference=difference)
 
 
 def ladder_columns(fix: Retrofit, lang: str = "en") -> list[Column]:

@@ -110,7 +110,9 @@ def _on_test_rows(comparison: Comparison, lang: str) -> list[str]:
     if verdict.test_gain is None:
         return []
     if verdict.goal == "likelihood" or row is None or null is None:
-        return [say("verdict.test", lang, **words, gain=verdict.test_gain)]
+        unsure = verdict.verdict == "use" and not verdict.test_gain.interval[0] > 0
+        line = say("verdict.test", lang, **words, gain=verdict.test_gain)
+        return [f"{line} {say('verdict.test.unconfirmed', lang)}" if unsure else line]
     scores = {"score": score_of(row, verdict.goal), "null_score": score_of(null, verdict.goal)}
     return [say("verdict.test.score", lang, **words, **scores, gain=verdict.test_gain)]
 
