@@ -261,6 +261,15 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     return config
 
 
+def is_saved(directory: str | Path) -> bool:
+    """Whether a folder is one that `save_component` wrote."""
+    try:
+        read_config(directory)
+    except SavedFileError:
+        return False
+    return True
+
+
 def check_writable(directory: str | Path, overwrite: bool) -> None:
     """Refuse, before anything long starts, a folder that `save_component` could not write afterwards.
 
@@ -288,14 +297,10 @@ def _refuse_taken(directory: Path, overwrite: bool) -> None:
         raise InputError(f"{directory} is a file; save needs a folder's name.")
     if not any(directory.iterdir()):
         return
+    foreign = not is_saved(directory) or not {entry.name for entry in directory.iterdir()} <= {CONFIG, TENSORS, CARD}
     if not overwrite:
-        raise InputError(f"{directory} exists and is not empty. Use overwrite=True or another folder.")
-    try:
-        read_config(directory)
-    except SavedFileError:
-        foreign = True
-    else:
-        foreign = not {entry.name for entry in directory.iterdir()} <= {CONFIG, TENSORS, CARD}
+        remedy = "another folder" if foreign else "overwrite=True or another folder"
+        raise InputError(f"{directory} exists and is not empty. Use {remedy}.")
     if foreign:
         raise InputError(
             f"{directory} holds files that Latentfit did not save, so overwrite=True leaves it alone. "

@@ -29,7 +29,7 @@ from latentfit.cli.options import (
     one_of,
 )
 from latentfit.cli.program import INTERRUPTED, Session, app, screen
-from latentfit.errors import LatentfitWarning
+from latentfit.errors import InputError, LatentfitWarning
 
 
 @app.command()
@@ -131,7 +131,13 @@ def report(
     """Write a run's report anew from its stored numbers."""
     from latentfit.comparison.result import Comparison
     from latentfit.report.outputs import write_report
+    from latentfit.saving import is_saved
 
+    if is_saved(run):
+        raise InputError(
+            f"{run.as_posix()} is a model, not a comparison, and has no report of its own: latentfit diagnose "
+            f"{run.as_posix()} --data DATA --report FILE.html"
+        )
     comparison = Comparison.read(run)
     path = comparison.report(output, lang=lang, title=title) if output else write_report(comparison, run, lang, title)
     print(path.as_posix())
