@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,8 +87,16 @@ class Recorder:
         return self.result
 
 
+@dataclass
+class Setting:
+    columns: tuple[str, ...] = ()
+    data_shape: tuple[int, ...] = ()
+
+
+@dataclass
 class Found:
     prior_gap = Estimate(1.0, 0.1, (0.8, 1.2))
+    setting: Setting = field(default_factory=Setting)
 
     def __str__(self) -> str:
         return "gap 1.0 ± 0.1"

@@ -138,9 +138,10 @@ class Subject:
 
     def named(self, result: Any) -> Any:
         """A diagnosis or a retrofit of this model with the names of its columns, or the shape of its codes."""
-        setting = replace(result.setting, columns=self.columns) if self.columns else result.setting
-        setting = setting if self.data_shape is None else replace(setting, data_shape=self.data_shape)
-        return replace(result, setting=setting)
+        known: dict[str, Any] = {"columns": self.columns} if self.columns else {}
+        if self.data_shape is not None:
+            known["data_shape"] = self.data_shape
+        return replace(result, setting=replace(result.setting, **known)) if known else result
 
 
 def subject(asked: Asked, labels: str | None = None, groups: str | None = None, lang: str = "en") -> Subject:

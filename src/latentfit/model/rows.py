@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from latentfit.errors import InputError
+from latentfit.errors import DataWarning, InputError
 from latentfit.training.rng import standard_normal
 
+#: log-variances that tell whether they are some
+FEWEST_SPREADS = 100
 #: numbers of the rows' products in memory at once
 PRODUCTS = 1 << 22
 
@@ -182,17 +185,28 @@ def as_std(
     if spread.shape != mean.shape:
         raise InputError(f"{what}: {name} has shape {tuple(spread.shape)}, mean {tuple(mean.shape)}; they must agree.")
     for label, value in (("mean", mean), (name, spread)):
-        if not bool(torch.isfinite(value).all()):
-            share = 1 - torch.isfinite(value).float().mean().item()
-            raise InputError(f"{what}: {label} has {share:.1%} entries that are not finite.")
+        wrong = ~torch.isfinite(value)
+        if bool(wrong.any()):
+            row = int(wrong.flatten(1).any(1).nonzero()[0])
+            raise InputError(
+                f"{what}: {label} has {int(wrong.sum()):,} of its {value.numel():,} entries NaN or infinite, first in "
+                f"row {row} (from 0)."
+            )
     if name == "logvar":
+        if spread.numel() >= FEWEST_SPREADS and bool((spread > 0).all()):
+            warnings.warn(
+                f"{what}: all log-variances are above 0, so every q(z given x) would be wider than N(0, I). Are they "
+                "variances? Then give them as var.",
+                DataWarning,
+                stacklevel=3,
+            )
         return (0.5 * spread).exp()
     negative = (spread < 0).float().mean().item()
     if negative > 0:
         word = "standard deviation" if name == "std" else "variance"
         raise InputError(
             f"{name} has {negative:.0%} negative entries, so it is not a {word}; it looks like a log-variance "
-            f"(range {spread.min().item():.1f} to {spread.max().item():.1f}). Pass it as logvar=."
+            f"(range {spread.min().item():.1f} to {spread.max().item():.1f}). Give it as logvar."
         )
     return spread.sqrt() if name == "var" else spread
 

@@ -243,14 +243,14 @@ class Terminal:
         self.close()
         if self._stage:
             took = clock(time.perf_counter() - self._since)
-            self.write(self._title().ljust(self.width - len(took)) + took if self.live else f"{'':8}{took}")
+            self.write(_apart(self._title(), took, self.width) if self.live else f"{'':8}{took}")
         self._stage = 0
 
     def status(self) -> str:
         """The live line: what is done of this stage, and the time left."""
         title, plan = self._title(), self.plan
         if self._stage == STAGES or plan is None:
-            return title.ljust(self.width - 9) + clock(time.perf_counter() - self._since)
+            return _apart(title, clock(time.perf_counter() - self._since), self.width)
         jobs = plan.first if self._stage == 1 else plan.second
         keys = {job.key for job in jobs}
         done = sum(job.key in keys for job, _ in self.finished)
@@ -333,3 +333,10 @@ def _gpu_is_free() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _apart(left: str, right: str, width: int) -> str:
+    """A line with a text at either end; what is too long of the left one is cut."""
+    room = width - len(right) - 2
+    left = left if len(left) <= room else left[: room - 3] + "..."
+    return f"{left:<{room}}  {right}"
