@@ -97,6 +97,7 @@ class Setting:
 class Found:
     prior_gap = Estimate(1.0, 0.1, (0.8, 1.2))
     setting: Setting = field(default_factory=Setting)
+    changed: bool = False
 
     def __str__(self) -> str:
         return "gap 1.0 ± 0.1"
@@ -174,7 +175,6 @@ def test_training_codes_are_those_priors_are_fitted_on(place: Path, monkeypatch:
         mean, logvar = stored["mean"], stored["logvar"]
     np.savez("both.npz", mean=mean[:200], logvar=logvar[:200], train_mean=mean[200:], train_logvar=logvar[200:])
     found = Recorder(Found())
-    found.result.changed = False
     monkeypatch.setattr("latentfit.retrofit", found)
     invoke("retrofit", "both.npz", "--out", "prior")
     assert not (place / "prior").exists()  # nothing was kept
