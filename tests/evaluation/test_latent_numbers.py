@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentfit.data.synthetic import LinearGaussian
-from latentfit.errors import InputError
+from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation import (
     Codes,
     active_units,
@@ -99,3 +99,11 @@ def test_samples_of_the_true_model_reach_their_floor_and_a_wrong_prior_does_not(
     assert bad.frechet.std_error > 0
     with pytest.raises(InputError, match="at least 4"):
         sample_quality(vae, x[:3])
+
+
+def test_log_variances_that_are_all_positive_are_asked_about():
+    mean, variance = np.random.default_rng(0).normal(size=(100, 2)), np.full((100, 2), 0.3)
+    with pytest.warns(DataWarning, match="Are they variances"):
+        Codes.of(mean, logvar=variance)
+    with pytest.raises(InputError, match=r"mean has 1 of its 200 entries NaN or infinite, first in row 7 \(from 0\)"):
+        Codes.of(np.where(np.arange(200).reshape(100, 2) == 15, np.nan, mean), var=variance)

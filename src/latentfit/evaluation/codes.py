@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
-from latentfit.errors import InputError
+from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
 from latentfit.model.contracts import Prior
 from latentfit.model.rows import CodeRows, as_std
 from latentfit.model.vae import VAEModule
 
+#: log-variances that tell whether they are some
+FEWEST_SPREADS = 100
 #: rows encoded at once
 ENCODER_ROWS = 2_000
 #: rows in float64 at once
@@ -70,6 +73,14 @@ class Codes:
             raise InputError(f"{what}: mean has shape {tuple(mean.shape)}; expected (N, D) with at least two rows.")
         spread = {"std": std, "var": var, "logvar": logvar}
         tensors = {key: None if value is None else _floating(value).to(mean) for key, value in spread.items()}
+        given = tensors["logvar"]
+        if given is not None and given.numel() >= FEWEST_SPREADS and bool((given > 0).all()):
+            warnings.warn(
+                f"{what}: all log-variances are above 0, so every q(z given x) would be wider than N(0, I). Are they "
+                "variances? Then give them as var.",
+                DataWarning,
+                stacklevel=3,
+            )
         label = None if groups is None else np.asarray(groups)
         if label is not None and label.shape != (len(mean),):
             raise InputError(f"{what}: groups has shape {label.shape}, expected ({len(mean)},), one for each row.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from latentfit.errors import DataWarning, InputError
+from latentfit.errors import InputError
 from latentfit.training.rng import standard_normal
 
-#: log-variances that tell whether they are some
-FEWEST_SPREADS = 100
 #: numbers of the rows' products in memory at once
 PRODUCTS = 1 << 22
 
@@ -193,13 +190,6 @@ def as_std(
                 f"row {row} (from 0)."
             )
     if name == "logvar":
-        if spread.numel() >= FEWEST_SPREADS and bool((spread > 0).all()):
-            warnings.warn(
-                f"{what}: all log-variances are above 0, so every q(z given x) would be wider than N(0, I). Are they "
-                "variances? Then give them as var.",
-                DataWarning,
-                stacklevel=3,
-            )
         return (0.5 * spread).exp()
     negative = (spread < 0).float().mean().item()
     if negative > 0:
