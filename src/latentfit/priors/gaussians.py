@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -25,24 +26,51 @@ def rows_at_once(z: Tensor, n_components: int) -> int:
 def log_sum_exp_of_product(left: Tensor, right: Tensor) -> Tensor:
     """log sum_m exp(left @ right): (R, D), (D, M) -> (R,).
 
-    In blocks. Without gradients in tiles that stay in the cache, their sums rescaled as larger terms come: twice as
-    fast for 25,000 terms as passes over whole rows.
+    Where `right` needs no gradient, in tiles that stay in the cache, sums rescaled as larger terms come: twice as fast
+    for 25,000 terms as passes over whole rows, and nothing of size R M is kept for a gradient to `left`.
     """
-    n_rows, n_columns = rows_at_once(left, right.shape[1]), right.shape[1]
-    if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
-        return torch.cat([(rows @ right).logsumexp(-1) for rows in left.split(n_rows)])
-    if left.device.type == "cpu":
-        n_rows, n_columns = TILE
-    tiles, parts = right.split(n_columns, 1), []
+    if torch.is_grad_enabled() and right.requires_grad:
+        blocks = left.split(rows_at_once(left, right.shape[1]))
+        return torch.cat([(rows @ right).logsumexp(-1) for rows in blocks])
+    if torch.is_grad_enabled() and left.requires_grad:
+        return _LogSumExp.apply(left, right)
+    return _tiled(left, right, False)[0]
+
+
+class _LogSumExp(torch.autograd.Function):
+    """The gradient by a row of `left` is the mean of the columns of `right`, weighted by their terms."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        value, mean = _tiled(left, right, True)
+        ctx.save_for_backward(mean)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (mean,) = ctx.saved_tensors
+        return gradient.unsqueeze(-1) * mean, None
+
+
+def _tiled(left: Tensor, right: Tensor, with_mean: bool) -> tuple[Tensor, Tensor]:
+    """log sum_m exp(left @ right) (R,), and the mean of the columns by these terms (R, D) where it is asked for."""
+    on_cpu = left.device.type == "cpu"
+    n_rows, n_columns = TILE if on_cpu else (rows_at_once(left, right.shape[1]), right.shape[1])
+    tiles, values, means = right.split(n_columns, 1), [], []
     for rows in left.split(n_rows):
         peak, total = rows.new_full((len(rows), 1), -math.inf), rows.new_zeros(len(rows), 1)
+        mean = torch.zeros_like(rows)
         for tile in tiles:
             terms = rows @ tile
             higher = torch.maximum(peak, terms.amax(1, keepdim=True))
-            total = total * (peak - higher).exp() + terms.sub_(higher).exp_().sum(1, keepdim=True)
+            decay, terms = (peak - higher).exp(), terms.sub_(higher).exp_()
+            total = total * decay + terms.sum(1, keepdim=True)
+            if with_mean:
+                mean = torch.addmm(mean * decay, terms, tile.T)
             peak = higher
-        parts.append((peak + total.log()).squeeze(1))
-    return torch.cat(parts)
+        values.append((peak + total.log()).squeeze(1))
+        means.append(mean / total)
+    return torch.cat(values), torch.cat(means)
 
 
 def log_mixture(z: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
