@@ -14,6 +14,8 @@ from latentfit.training.rng import standard_normal
 
 #: numbers in one block of rows by components: 16 MB in float32, and 256 MB where kernels are launched
 BLOCK, BLOCK_ON_DEVICE = 1 << 22, 1 << 26
+#: terms this far below the largest are cut: exponentials of smaller ones are denormal numbers, which are slow
+LEAST_LOG = -60.0
 #: rows and terms of a tile: 1 MB in float32
 TILE = (256, 1_000)
 
@@ -63,7 +65,7 @@ def _tiled(left: Tensor, right: Tensor, with_mean: bool) -> tuple[Tensor, Tensor
         for tile in tiles:
             terms = rows @ tile
             higher = torch.maximum(peak, terms.amax(1, keepdim=True))
-            decay, terms = (peak - higher).exp(), terms.sub_(higher).exp_()
+            decay, terms = (peak - higher).exp(), terms.sub_(higher).clamp_min_(LEAST_LOG).exp_()
             total = total * decay + terms.sum(1, keepdim=True)
             if with_mean:
                 mean = torch.addmm(mean * decay, terms, tile.T)
