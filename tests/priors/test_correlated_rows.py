@@ -60,7 +60,7 @@ def test_draws_and_moments_are_those_of_the_rows():
     torch.testing.assert_close(z.T.cov(), covariance, atol=0.1, rtol=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        packed = torch.cat([draw_packed(given.packed()) for _ in range(60)]).double()
+        packed = torch.cat([draw_packed(given.packed().x) for _ in range(60)]).double()
     torch.testing.assert_close(packed.T.cov(), covariance, atol=0.1, rtol=0)
     assert covariance[0, 2] > 0.8
     some = given.units([2, 0])

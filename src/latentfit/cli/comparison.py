@@ -24,8 +24,8 @@ from latentfit.cli.options import (
     Seed,
     Training,
     browse,
-    dropped,
     grouped,
+    names_in,
     one_of,
 )
 from latentfit.cli.program import INTERRUPTED, Session, app, screen
@@ -77,7 +77,7 @@ def compare(
     from latentfit.report.terminal import Terminal
 
     file, column = split_marks(labels)
-    source = load(data, data_dir, labels_key=column, drop=dropped(drop))
+    source = load(data, data_dir, labels_key=column, drop=names_in(drop))
     folder = out if out is not None else Path("runs") / folder_name(data)
     terminal = Terminal(
         sys.stderr if as_json else sys.stdout,

@@ -26,8 +26,8 @@ from latentfit.cli.options import (
     Seed,
     TrainData,
     Training,
-    dropped,
     grouped,
+    names_in,
 )
 from latentfit.cli.parts import Parts
 from latentfit.cli.program import app
@@ -64,7 +64,7 @@ def train(
 
     methods.get(method)
     check_writable(out, overwrite=fresh)
-    source = load(data, data_dir, labels_key=labels, drop=dropped(drop))
+    source = load(data, data_dir, labels_key=labels, drop=names_in(drop))
     print(f"Data        {source.origin}")
     vae = VAE(
         method=method,
@@ -120,7 +120,7 @@ def encode(
 
     model, folder = load_model(run)
     names = column_names(model, folder)
-    source = load(data, data_dir, labels_key=labels, drop=dropped(drop), columns=names)
+    source = load(data, data_dir, labels_key=labels, drop=names_in(drop), columns=names)
     module, rows, *_ = comparison_rows(model, folder, source)
     codes = encode_rows(module, rows)
     write(output, {"mean": codes.mean.numpy(), "std": codes.std.numpy()})
@@ -147,7 +147,7 @@ def evaluate(
     from latentfit.evaluation.terms import elbo_terms
 
     model, folder = load_model(run)
-    known: dict[str, Any] = {"labels_key": labels, "drop": dropped(drop), "columns": column_names(model, folder)}
+    known: dict[str, Any] = {"labels_key": labels, "drop": names_in(drop), "columns": column_names(model, folder)}
     module, rows, train, own = comparison_rows(model, folder, load(data, data_dir, **known), held_out=True)
     if train_data is not None:
         train = comparison_rows(model, folder, load(train_data, data_dir, **known))[1]

@@ -116,8 +116,8 @@ Drop = Annotated[str | None, typer.Option("--drop", help="columns of a table tha
 Open = Annotated[bool, typer.Option("--open", help="show the report in the browser")]
 
 
-def dropped(value: str | None) -> list[str]:
-    """The columns that --drop names."""
+def names_in(value: str | None) -> list[str]:
+    """The names that an option lists, such as the columns of --drop: commas between."""
     return [] if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 

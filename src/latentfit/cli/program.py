@@ -33,6 +33,7 @@ TYPED = {
     "spread": "--spread",
     "output": "--output-kind",
     "device": "--device",
+    "overwrite": "--fresh",
 }
 
 
@@ -172,11 +173,10 @@ def typed_words(text: str) -> str:
 
     def typed(found: re.Match[str]) -> str:
         value = found["value"].strip("'\"")
-        return f"{TYPED[found['name']]} {value}" if value else TYPED[found["name"]]
+        return TYPED[found["name"]] if value in ("", "True") else f"{TYPED[found['name']]} {value}"
 
-    text = text.replace("overwrite=True", "--fresh")
     names = "|".join(TYPED)
-    return re.sub(rf"\b(?P<name>{names})=(?P<value>'[^']*'|\"[^\"]*\"|\.\.\.|)", typed, text)
+    return re.sub(rf"\b(?P<name>{names})=(?P<value>'[^']*'|\"[^\"]*\"|\.\.\.|True|)", typed, text)
 
 
 def _interrupted() -> int:

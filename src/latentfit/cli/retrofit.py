@@ -10,7 +10,7 @@ import typer
 
 from latentfit.cli.diagnosis import Shown
 from latentfit.cli.models import check_folder, in_own_units
-from latentfit.cli.options import grouped, one_of
+from latentfit.cli.options import grouped, names_in, one_of
 from latentfit.cli.parts import Parts
 from latentfit.cli.program import app, note, note_of_rows
 from latentfit.cli.subject import Asked
@@ -41,6 +41,8 @@ def retrofit(
     shown.check()
     if max_minutes is not None and not (math.isfinite(max_minutes) and max_minutes > 0):
         raise InputError(f"--max-minutes must be above 0, got {max_minutes:g}.")
+    if priors is not None and not names_in(priors):
+        raise InputError("--priors is empty; give names such as mixture,nsf (latentfit methods lists them).")
     if out is not None:
         check_folder(out, fresh)
     codes = asked.codes()
@@ -79,7 +81,7 @@ def retrofit(
             train,
             X_test=test,
             goal=goal,
-            priors=DEPTHS["quick" if shown.quick else shown.depth] if priors is None else _names(priors),
+            priors=DEPTHS["quick" if shown.quick else shown.depth] if priors is None else names_in(priors),
             max_minutes=max_minutes,
             finetune=finetune,
             random_state=shown.seed,
@@ -102,10 +104,3 @@ def retrofit(
     save(fix.prior, out, overwrite=fresh)
     note(f"Prior       {out.as_posix()}/")
     note(f'Python      latentfit.priors.load("{out.as_posix()}").sample(100)')
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise InputError("--priors is empty; give names such as mixture,nsf (latentfit methods lists them).")
-    return names

@@ -12,7 +12,7 @@ import typer
 
 from latentfit.cli.marks import read_marks, split_marks
 from latentfit.cli.models import column_names, comparison_rows, load_model, own_columns, own_rows
-from latentfit.cli.options import DataDir, DataOption, Drop, OwnDevice, TrainData, dropped, existing_file, one_of
+from latentfit.cli.options import DataDir, DataOption, Drop, OwnDevice, TrainData, existing_file, names_in, one_of
 from latentfit.cli.own_code import imported, module_of
 from latentfit.cli.program import note, note_of_rows, typed_words
 from latentfit.errors import InputError
@@ -172,7 +172,7 @@ def subject(asked: Asked, labels: str | None = None, groups: str | None = None, 
 
     from latentfit.data.sources import load
 
-    known: dict[str, Any] = {"labels_key": label_column, "groups_key": group_column, "drop": dropped(asked.drop)}
+    known: dict[str, Any] = {"labels_key": label_column, "groups_key": group_column, "drop": names_in(asked.drop)}
     if folder is not None:
         known["columns"] = column_names(model, folder)
     source = load(asked.data, asked.data_dir, **known)

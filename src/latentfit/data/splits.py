@@ -179,15 +179,24 @@ def is_missing(labels: np.ndarray) -> np.ndarray:
     return np.asarray(pd.isna(labels))
 
 
+def refuse_missing(groups: np.ndarray, what: str = "") -> None:
+    """Every row needs its group.
+
+    Raises:
+        InputError: groups (n,) with missing labels.
+    """
+    missing = int(is_missing(groups).sum())
+    if missing:
+        raise InputError(f"{what and f'{what}: '}groups has {missing} missing labels; every row needs one.")
+
+
 def _group_codes(groups: Any, n: int) -> np.ndarray | None:
     if groups is None:
         return None
     labels = np.asarray(groups)
     if labels.shape != (n,):
         raise InputError(f"groups has shape {labels.shape}; expected one label for each of the {n} rows.")
-    missing = int(is_missing(labels).sum())
-    if missing:
-        raise InputError(f"groups has {missing} missing labels; every row needs one.")
+    refuse_missing(labels)
     if labels.dtype.kind == "O":
         labels = labels.astype(str)
     return np.unique(labels, return_inverse=True)[1].reshape(n)

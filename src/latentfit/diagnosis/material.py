@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from latentfit.adapters import Subject, subject
 from latentfit.data.batch import Batch
 from latentfit.data.noise import binarise_once
-from latentfit.data.splits import is_missing
+from latentfit.data.splits import is_missing, refuse_missing
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.codes import Codes, encode_rows, refuse_one_group
 from latentfit.evaluation.ladder import Ladder, Progress, climb, cross_fit, split_rows
@@ -243,11 +243,9 @@ def _per_row(values: Any, rows: Batch, name: str, what: str) -> np.ndarray | Non
     array = np.asarray(values)
     if array.shape != (len(rows),):
         raise InputError(f"{what}: {name} has shape {array.shape}, expected ({len(rows)},), one for each row.")
-    missing = is_missing(array)
     if name == "groups":
-        if missing.any():
-            raise InputError(f"{what}: groups has {int(missing.sum())} missing labels; every row needs one.")
+        refuse_missing(array, what)
         refuse_one_group(array, what)
-    elif missing.any():
+    elif (missing := is_missing(array)).any():
         return np.where(missing, UNLABELLED, array.astype(str))
     return array.astype(str) if array.dtype.kind == "O" else array

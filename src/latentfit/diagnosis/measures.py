@@ -129,13 +129,13 @@ class Measures:
             part = material.scored(material.test)[torch.as_tensor(rows, device=material.test.x.device)]
             bound = elbo_terms(mended, part, random_state=self.seed).elbo_per_row
         lost = scored[0].values - bound
-        weights = None if material.test.weight is None else material.test.weight.cpu().numpy()[rows]
+        weights = None if terms.weights is None else terms.weights[rows]
         inference = Estimate.of(lost, weights=weights, groups=groups)
         rest = None
         if len(scored) > 1:
             won = prior_gap_per_row(chosen.prior, mended.prior, material.codes_test[rows], random_state=self.seed)
             rest = not_attributed(scored[1].values, elbo, [bound - elbo, lost, won], groups, weights)
-        decoder = calibration.gain if calibration is not None and mended is not self.vae else None
+        decoder = None if calibration is None else calibration.gain
         return scored, inference, Budget(decoder, inference, ladder.prior_gap, rest)
 
     def proposal(self, vae: VAEModule) -> Proposal:
@@ -198,11 +198,11 @@ class Measures:
     def embedding(self, goal: Goal) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
         material, codes = self.material, self.material.codes_test
         counts = likelihood_name(self.vae) in COUNTS
+        if material.labels is None and goal != "embedding":
+            return None, None, None
         # as the model sees them: a table's columns in units of their own spread
         seen = material.test.x if counts else self.vae.model_units(material.test.x.to(self.vae.device))
         if material.labels is None:
-            if goal != "embedding":
-                return None, None, None
             return None, None, neighbourhood_overlap(codes, seen, log1p=counts, random_state=self.seed)
         labelled = material.labels.astype(str) != UNLABELLED
         known, asked = (part[labelled[part]] for part in halves(len(codes), material.groups, self.seed))

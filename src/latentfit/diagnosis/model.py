@@ -130,7 +130,6 @@ class _Found:
 
         self.terms: ELBOTerms | None = None
         self.scored: list[Scored] = []
-        self.calibrated = False
         self.inference: Estimate | None = None
         self.budget: Budget | None = None
         self.simulated: Estimate | None = None
@@ -176,13 +175,11 @@ class _Found:
 
     def _log_px(self) -> None:
         measures, vae = self.measures, self.measures.vae
-        mended = vae
-        self.calibrated = self.calibration is not None and self.findings[1].grave
-        if self.calibration is not None and self.calibrated:
-            mended = vae.with_parts(likelihood=self.calibration.calibrated)
+        calibration = self.calibration if self.findings[1].grave else None
+        mended = vae if calibration is None else vae.with_parts(likelihood=calibration.calibrated)
         self.terms = measures.terms(vae)
         self.kl = self.terms.kl
-        self.scored, self.inference, self.budget = measures.budget(mended, self.terms, self.ladder, self.calibration)
+        self.scored, self.inference, self.budget = measures.budget(mended, self.terms, self.ladder, calibration)
         first = self.scored[0]
         failed = first.log_likelihood.unreliable if first.ais is None and gate_fails(first.log_likelihood) else 0.0
         self.findings.append(inference_finding(self.inference, self.kl.value, first.k, first.method, failed))
@@ -218,7 +215,6 @@ class _Found:
             lang=lang,
             n_draws=uncertain.n_draws,
             columns=under.columns,
-            calibrated=self.calibrated,
         )
         return Diagnosis(
             setting=setting,

@@ -38,7 +38,6 @@ class DiagnosisSetting:
         n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
         notes: what was warned of on the way, as it was shown.
         columns: names of a table's columns, or their numbers from 0, where they are known.
-        calibrated: whether log p(x) is of the model with the residuals' own sigma, not with the one it has.
     """
 
     model: str
@@ -61,7 +60,6 @@ class DiagnosisSetting:
     n_draws: int = 1
     notes: list[str] = field(default_factory=list)
     columns: Sequence[str | int] = ()
-    calibrated: bool = False
 
 
 @dataclass(frozen=True)

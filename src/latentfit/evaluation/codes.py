@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from latentfit.errors import DataWarning, InputError
 from latentfit.evaluation.rows import blocks, evaluation_rows, frozen
 from latentfit.model.contracts import Prior
-from latentfit.model.rows import CodeRows, as_std
+from latentfit.model.rows import CodeRows, as_std, code_rows
 from latentfit.model.vae import VAEModule
 
 #: log-variances that tell whether they are some
@@ -142,16 +142,10 @@ class Codes:
         noise adds: the aggregate keeps its mean and variances, and most of the shape that the rows' own Gaussians
         have not. One draw per row, for draws of a row on both sides of the fit's split would hide overfitting.
         """
-        if prior.event_shape != self.event_shape:
-            raise InputError(
-                f"The prior is over latents of shape {tuple(prior.event_shape)}, the codes are of shape "
-                f"{tuple(self.event_shape)}; they must agree."
-            )
-        mean, std = self.mean, self.std
+        mean, spread = self.mean, {"std": self.std} if self.scale_tril is None else {"scale_tril": self.scale_tril}
         if self.stored is not None:
-            mean, std = torch.lerp(mean, self.stored[0], KEPT), math.sqrt(1 - KEPT**2) * std
-        context = self.context if prior.context_features else None
-        return CodeRows(mean.flatten(1), std.flatten(1), context, self.scale_tril)
+            mean, spread = torch.lerp(mean, self.stored[0], KEPT), {"std": math.sqrt(1 - KEPT**2) * self.std}
+        return code_rows(prior.event_shape, mean, **spread, context=self.context if prior.context_features else None)
 
     def kl_to_standard_normal(self) -> Tensor:
         r"""KL(q(z given x) || N(0, I)) of Gaussian codes per row: (N,), nats, float64.

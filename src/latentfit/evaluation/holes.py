@@ -118,16 +118,15 @@ def _ends_of_quantile(codes: np.ndarray, threshold: float, groups: np.ndarray | 
     """The interval of the codes' quantile, from order statistics; an end beyond all codes is infinite."""
     from scipy.special import bdtrik  # scikit-learn requires scipy; scipy.stats takes a second to import
 
-    n = independent = len(codes)
+    n, tail = len(codes), 0.5 + LEVEL / 2
+    independent = n
     if groups is not None:
         below = Estimate.of(codes <= threshold, groups=groups)
         variance = below.std_error**2
         known = math.isfinite(variance) and variance > 0
-        fewer = (t_quantile(0.975, math.inf) / t_quantile(0.975, len(np.unique(groups)) - 1)) ** 2 if known else 0
+        fewer = (t_quantile(tail, math.inf) / t_quantile(tail, len(np.unique(groups)) - 1)) ** 2 if known else 0
         independent = min(n, max(1, round(fewer * below.value * (1 - below.value) / variance))) if known else 1
-    ranks = [
-        math.ceil(bdtrik(probability, independent, QUANTILE)) for probability in (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
-    ]
+    ranks = [math.ceil(bdtrik(probability, independent, QUANTILE)) for probability in (1 - tail, tail)]
     first, last = math.floor(ranks[0] * n / independent), math.ceil((ranks[1] + 1) * n / independent)
     ordered = np.sort(codes)
     return (

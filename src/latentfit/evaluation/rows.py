@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from latentfit.data.rows import Rows, as_batch
 from latentfit.errors import InputError
 from latentfit.model.vae import VAEModule
 from latentfit.training.modes import in_eval
+from latentfit.training.rng import isolated_rng
 
 #: numbers of one activation at once, 1.6 MB in float32: larger ones leave the cache (a tenth slower)
 BLOCK_NUMBERS = 400_000
@@ -105,14 +106,9 @@ def frozen(*modules: nn.Module, random_state: int | None = None) -> Iterator[Non
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
-    devices = sorted({p.get_device() for m in modules for p in m.parameters() if p.is_cuda})
+    devices = {p.device for m in modules for p in m.parameters()}
     try:
-        with in_eval(*modules), torch.random.fork_rng(devices=devices, enabled=random_state is not None):
-            if random_state is not None:
-                torch.default_generator.manual_seed(random_state)  # torch.manual_seed would seed the caller's GPUs too
-                for device in devices:
-                    with torch.cuda.device(device):
-                        torch.cuda.manual_seed(random_state)
+        with in_eval(*modules), nullcontext() if random_state is None else isolated_rng(random_state, *devices):
             yield
     finally:
         for parameter in parameters:

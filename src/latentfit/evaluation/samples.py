@@ -247,11 +247,6 @@ def observe(vae: VAEModule, z: Tensor, context: Tensor | None, generator: torch.
     return x if vae.preprocess is None else vae.preprocess.inverse(x)
 
 
-def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
-    """Frechet distance between samples a and b (n, F) with a delete-a-part jackknife error over both."""
-    return _jackknife(frechet_distance, _Sample.of(a), _Sample.of(b))[0]
-
-
 def _jackknife(statistic: Callable[..., float], *samples: _Sample) -> tuple[Estimate, np.ndarray]:
     """A statistic of samples with a delete-a-part jackknife error, part i of the units left out of all at once.
 

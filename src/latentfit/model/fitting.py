@@ -234,7 +234,8 @@ def _codes(module: VAEModule, data: Batch, prepare: Callable[[Batch], Batch] | N
             mean, variance = q.moments()
             means.append(mean.flatten(1))
             stds.append(variance.sqrt().flatten(1))
-            factors += [cached for name, cached in q.cache().items() if name == "scale_tril"]
+            if "scale_tril" in (cache := q.cache()):
+                factors.append(cache["scale_tril"])
     mean = torch.cat(means)
     context = None if data.context is None else data.context[order.to(data.x.device)].to(mean)
     return CodeRows(mean, torch.cat(stds), context, torch.cat(factors) if factors else None)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from latentfit.data.batch import Batch
 from latentfit.errors import InputError
 from latentfit.training.rng import standard_normal
 
@@ -67,11 +68,10 @@ class CodeRows:
             parts.append(torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1).rsqrt())
         return torch.cat(parts).to(self.std)
 
-    def packed(self) -> Tensor:
-        """Mean and spread in one tensor, for `draw_packed`: (N, 2, D), or (N, 1 + R, D) where units are correlated."""
-        if self.factor is None:
-            return torch.stack((self.mean, self.std), 1)
-        return torch.cat((self.mean.unsqueeze(1), self.factor.mT), 1)
+    def packed(self) -> Batch:
+        """For `draw_packed`: x is mean and spread, (N, 2, D), or (N, 1 + R, D) where units are correlated."""
+        spread = self.std.unsqueeze(1) if self.factor is None else self.factor.mT
+        return Batch(torch.cat((self.mean.unsqueeze(1), spread), 1), self.context)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> CodeRows:
         """The same rows elsewhere."""
@@ -91,7 +91,7 @@ class CodeRows:
 
 
 def draw_packed(packed: Tensor) -> Tensor:
-    """One draw of each of some `CodeRows.packed`, by torch's generator: (B, D)."""
+    """One draw of each of some rows of `CodeRows.packed`, by torch's generator: (B, D)."""
     mean, spread = packed[:, 0], packed[:, 1:]
     if spread.shape[1] == 1:
         return torch.addcmul(mean, spread[:, 0], standard_normal(mean.shape, mean))
@@ -132,7 +132,7 @@ def code_rows(
     mean = _tensor(mean)
     std, var, logvar, factor = (None if value is None else _tensor(value) for value in (std, var, logvar, scale_tril))
     if factor is not None:
-        dim = event_shape.numel()
+        dim = mean.shape[1:].numel()
         if factor.shape != (len(mean), dim, dim):
             raise InputError(
                 f"fit: scale_tril has shape {tuple(factor.shape)}, expected ({len(mean)}, {dim}, {dim}): one Cholesky "
@@ -196,7 +196,7 @@ def as_std(
         word = "standard deviation" if name == "std" else "variance"
         raise InputError(
             f"{name} has {negative:.0%} negative entries, so it is not a {word}; it looks like a log-variance "
-            f"(range {spread.min().item():.1f} to {spread.max().item():.1f}). Give it as logvar."
+            f"(range {spread.min().item():.1f} to {spread.max().item():.1f}). Pass it as logvar=."
         )
     return spread.sqrt() if name == "var" else spread
 

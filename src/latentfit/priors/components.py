@@ -9,6 +9,8 @@ from latentfit.model.contracts import LOG_2PI
 
 #: numbers in one block of whitened rows (R, K D): 2 MB in float32; what leaves the cache takes three times as long
 BLOCK = 1 << 19
+#: terms of a sum this far below the largest are cut: exponentials of smaller ones are denormal numbers, which are slow
+LEAST_LOG = -60.0
 
 
 def component_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI
 from latentfit.model.rows import CodeRows
-from latentfit.priors.components import component_log_prob
+from latentfit.priors.components import LEAST_LOG, component_log_prob
 from latentfit.priors.k_means import k_means
 from latentfit.priors.moments import moments
 
@@ -33,9 +33,6 @@ DRAWS_PER_NUMBER, FEWEST_DRAWS, MOST_DRAWS = 5, 2_000, 10_000
 BLOCK = 800
 #: share of the iterations that number of components and start are found with, and draws of any iteration, at most
 SEARCH, MOST_ROWS = 0.2, 60_000
-#: log-responsibilities (before they are normalised) are cut here: exponentials of smaller ones are denormal numbers,
-#: which are slow
-LEAST_LOG = -60.0
 #: rows held out, at most: the paired difference of two mixtures then has an error of hundredths of a nat
 MOST_HELD_OUT = 5_000
 #: floor of every variance, in units of the data's

@@ -35,8 +35,7 @@ class _Rows:
         return len(self.rows)
 
     def batch(self, index: Tensor) -> Batch:
-        picked = self.rows[index.to(self.rows.mean.device)]
-        return Batch(picked.packed(), picked.context)
+        return self.rows[index.to(self.rows.mean.device)].packed()
 
 
 def batch_size_for(n_rows: int) -> int:

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from latentfit.priors.components import component_log_prob
+from latentfit.priors.components import LEAST_LOG, component_log_prob
 from latentfit.priors.foreign import generator_as_global
 from latentfit.training.rng import standard_normal
 
 #: numbers in one block of rows by components: 16 MB in float32, and 256 MB where kernels are launched
 BLOCK, BLOCK_ON_DEVICE = 1 << 22, 1 << 26
-#: terms this far below the largest are cut: exponentials of smaller ones are denormal numbers, which are slow
-LEAST_LOG = -60.0
 #: rows and terms of a tile: 1 MB in float32
 TILE = (256, 1_000)
 

@@ -136,7 +136,7 @@ class WhitenedCodes:
         train, held_out = rows.split(0.1, Generator().manual_seed(options.random_state))
         draw = Draw(whitening)
         with isolated_rng(options.random_state, like.device):
-            parts = [draw(_packed(held_out)) for _ in range(math.ceil(HELD_OUT_DRAWS / len(held_out)))]
+            parts = [draw(held_out.packed()) for _ in range(math.ceil(HELD_OUT_DRAWS / len(held_out)))]
         contexts = [part.context for part in parts if part.context is not None]
         steps = default_max_steps(len(train), rows.mean.shape[1]) if options.max_steps is None else options.max_steps
         recipe = Recipe(
@@ -151,7 +151,7 @@ class WhitenedCodes:
             device=str(like.device),
         )
         joined = Batch(torch.cat([part.x for part in parts]), torch.cat(contexts) if contexts else None)
-        return cls(_packed(train), joined, draw, recipe)
+        return cls(train.packed(), joined, draw, recipe)
 
     @property
     def rows(self) -> Rows:
@@ -168,10 +168,6 @@ class Draw:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
         return Batch(self.whitening(draw_packed(batch.x))[0], batch.context)
-
-
-def _packed(rows: CodeRows) -> Batch:
-    return Batch(rows.packed(), rows.context)
 
 
 def ticks(progress: Callable[[int, int], None] | None) -> Progress | None:

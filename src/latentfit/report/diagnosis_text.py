@@ -167,7 +167,8 @@ def measured(dx: Diagnosis, lang: str = "en") -> list[str]:
     if dx.log_px is not None:
         key = "diagnosis.log_px" + (".ais" if s.estimator == "ais" else "")
         line = say(key, lang, log_px=dx.log_px, n=s.n_scored, k=s.k, **words)
-        if s.calibrated and dx.sigma is not None:
+        mended = dx.budget is not None and dx.budget.decoder is not None  # log p(x) is then at the residuals' own sigma
+        if mended and dx.sigma is not None:
             line += say("diagnosis.log_px.calibrated", lang, sigma=dx.sigma[1])
         lines.append(line)
     if dx.effective_beta is not None and abs(dx.effective_beta - 1) > 0.005:

@@ -170,13 +170,14 @@ def _fitted(
         by = _judge_of(rung, ladder) if rung.prior is judge else judge
         return prior_holes(by, rung.prior, selection, context=_contexts(selection), random_state=random_state)
 
-    holes = [holes_of(rung) for rung in (ladder.nothing, kept)]
+    holes = {rung.name: holes_of(rung) for rung in ladder.candidates}
+    own, new_holes = holes[NOTHING], holes[kept.name]
     rows = [
         RungRow(
             rung.name,
             rung.gap,
             quality[rung.name].frechet if rung.name in quality else None,
-            float(holes_of(rung).share),
+            float(holes[rung.name].share),
             rung.seconds,
             rung.n_parameters,
             _milliseconds(rung.prior, selection),
@@ -214,12 +215,12 @@ def _fitted(
         log_px_gain=log_px_gain,
         rows=rows,
         ladder=ladder,
-        holes=(float(holes[0].share), float(holes[1].share)),
+        holes=(float(own.share), float(new_holes.share)),
         samples=_samples(quality, kept),
         kl=Estimate.of(kl_per_row(vae.prior, test, random_state=random_state), groups=test.groups),
         guards=guards[kept.name],
         sha256=(before, own_weights_sha256(vae)),
-        pictures=draw_pictures(material, new, holes[0], None if new is None else holes[1], random_state=random_state),
+        pictures=draw_pictures(material, new, own, None if new is None else new_holes, random_state=random_state),
     )
 
 

@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 
 
 @contextmanager
-def isolated_rng(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+def isolated_rng(seed: int, *devices: torch.device | str) -> Iterator[None]:
     """Run a block with torch's generators seeded, and put the caller's states back afterwards.
 
     Args:
         seed: any non-negative integer.
-        device: the device whose generator is seeded beside the CPU's.
+        devices: those whose generators are seeded beside the CPU's.
 
     Example:
         >>> import torch
@@ -28,12 +28,11 @@ def isolated_rng(seed: int, device: torch.device | str = "cpu") -> Iterator[None
         >>> bool(a == b), torch.equal(before, torch.get_rng_state())
         (True, True)
     """
-    device = torch.device(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    on_gpu = [device for device in map(torch.device, devices) if device.type == "cuda"]
+    with torch.random.fork_rng(devices=on_gpu):
         # torch.manual_seed would seed every other accelerator too, and those are the caller's
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
+        for device in on_gpu:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
