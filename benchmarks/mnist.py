@@ -51,6 +51,8 @@ PRIOR_ARGS = {
     "realnvp": {"transforms": 8, "hidden_features": [128, 128]},
 }
 SLICE = 500
+#: decoder calls at once on a GPU
+GPU_BATCH = 131_072
 
 
 def read(data: str, data_dir: Path | None) -> dict[str, torch.Tensor]:
@@ -137,7 +139,13 @@ def score(folder: Path, rows: dict[str, torch.Tensor], k: int, device: str, back
         if not path.exists():
             x = Batch(rows["test"][start : start + SLICE])
             scored = log_likelihood(
-                vae, x, n_importance_samples=k, proposal=proposal, random_state=start, refinement_steps=150
+                vae,
+                x,
+                n_importance_samples=k,
+                proposal=proposal,
+                random_state=start,
+                batch_size=GPU_BATCH if device == "cuda" else None,
+                refinement_steps=150,
             )
             tensors = {
                 "log_px": torch.as_tensor(scored.values),

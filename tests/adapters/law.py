@@ -48,7 +48,7 @@ def gain_is_real(adapted: AdaptedVAE, rows: Any, *, atol: float = 1e-4) -> float
     batch = evaluation_rows(rows, adapted)
     half = len(batch) // 2
     train, test = batch[slice(0, half)], batch[slice(half, len(batch))]
-    assert len(test) <= decoder_rows(test)
+    assert len(test) <= decoder_rows(test, adapted.device)
     before, modes = adapted.weights_sha256(), [part.training for part in adapted.modules()]
 
     fitted = encode_rows(adapted, train)

@@ -292,7 +292,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _blocks(self, n: int) -> list[slice]:
         row = torch.empty((1, *self._units.model_shape), device="meta")
-        return list(blocks(n, decoder_rows(Batch(row))))
+        return list(blocks(n, decoder_rows(Batch(row), self.module_.device)))
 
     def _codes(self, X: Any) -> Tensor:
         return encode_rows(self.module_, self._rows(X)).mean.flatten(1)

@@ -243,7 +243,7 @@ def annealers(
     codes = encode_rows(vae, batch, random_state=settings.random_state)
     search = RowNoise(len(batch), settings.random_state, REFINEMENT_STREAM)
     refined = Refinement(vae, proposal, batch, codes, search, settings.refinement_steps)
-    chunks = list(blocks(len(batch), max(1, decoder_rows(batch) // max(settings.n_chains, 2 * PAIRS))))
+    chunks = list(blocks(len(batch), max(1, decoder_rows(batch, vae.device) // max(settings.n_chains, 2 * PAIRS))))
     done, total = 0, len(chunks) * passes * settings.n_temperatures
 
     def tick() -> None:

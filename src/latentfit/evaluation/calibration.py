@@ -186,7 +186,7 @@ def _decoded(
     """Blocks of rows with the decoder's parameters (S, B, *data_shape) at draws of z, in bounded memory."""
     generator = torch.Generator(device=vae.device).manual_seed(random_state)
     with torch.inference_mode(), frozen(vae, random_state=random_state):
-        for rows in blocks(len(batch), max(1, decoder_rows(batch) // n_draws)):
+        for rows in blocks(len(batch), max(1, decoder_rows(batch, vae.device) // n_draws)):
             part = batch[rows].to(vae.device)
             if proposal is None:
                 z, _ = vae.encode(part).rsample_with_log_prob(n_draws, generator)

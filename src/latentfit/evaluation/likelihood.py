@@ -108,7 +108,7 @@ def log_likelihood(
             widened defensive component serves.
         groups: (N,) labels of related rows, for a cluster-robust error of the mean.
         random_state: seed.
-        batch_size: decoder calls at once (rows times draws); by default what stays in the cache.
+        batch_size: decoder calls at once (rows times draws); by default what stays in the cache, or keeps a GPU busy.
         refinement_steps: gradient steps that fit each scored row's own Gaussian proposal from the shared one (each
             costs about a dozen draws); 0 leaves the shared one, which fails on rows the encoder has not seen where it
             overfits.
@@ -258,7 +258,7 @@ def _log_weights(
     noise = RowNoise(len(batch), random_state, stream)
     search = RowNoise(len(batch), random_state, stream + REFINEMENT_STREAM)
     refined = Refinement(vae, proposal, batch, codes, search, refinement_steps)
-    budget = batch_size or decoder_rows(batch)
+    budget = batch_size or decoder_rows(batch, vae.device)
     with frozen(vae, proposal, random_state=random_state):
         for chunk in blocks(len(batch), max(1, budget // (2 * PAIRS))):
             part = batch[chunk].to(vae.device)

@@ -132,7 +132,7 @@ def refined_rows(
     codes = encode_rows(vae, batch, random_state=random_state)
     own = Refinement(vae, proposal, batch, codes, RowNoise(len(batch), random_state, REFINEMENT_STREAM), steps)
     with frozen(vae, proposal, random_state=random_state):
-        size = max(1, decoder_rows(batch) // (2 * PAIRS))
+        size = max(1, decoder_rows(batch, vae.device) // (2 * PAIRS))
         return Frame.joined([own(rows) for rows in blocks(len(batch), size)])
 
 

@@ -43,7 +43,7 @@ def explained_variance(
         InputError: rows that cannot be used.
     """
     batch = evaluation_rows(X, vae)
-    parts = [batch[rows] for rows in blocks(len(batch), decoder_rows(batch))]
+    parts = [batch[rows] for rows in blocks(len(batch), decoder_rows(batch, vae.device))]
     total = count = torch.zeros(())
     with torch.inference_mode(), frozen(vae, random_state=random_state):
         for part in parts:

@@ -200,7 +200,7 @@ def _drawn(
     real, other = (batch[torch.as_tensor(part, device=batch.x.device)] for part in numbers)
     features = features or encoder_features(vae)
     generator = torch.Generator(device=vae.device).manual_seed(random_state)
-    size = decoder_rows(batch)
+    size = decoder_rows(batch, vae.device)
     sampled, decoded, reference = [], [], []
     with torch.no_grad(), frozen(vae, prior, random_state=random_state):
         for rows in blocks(n, size):

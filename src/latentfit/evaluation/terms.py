@@ -82,7 +82,7 @@ def elbo_terms(
 
 def _per_row(vae: VAEModule, batch: Batch, n_draws: int, random_state: int) -> tuple[np.ndarray, np.ndarray, bool]:
     """E_q[log p(x|z)] (N,), KL (N,), and whether the KL is in closed form."""
-    budget = decoder_rows(batch)
+    budget = decoder_rows(batch, vae.device)
     generator = torch.Generator(device=vae.device).manual_seed(random_state)
     reconstruction, divergence, analytic = [], [], True
     with torch.inference_mode(), frozen(vae, random_state=random_state):

@@ -76,7 +76,9 @@ def lu_matrices(layers: Sequence[LUMixing]) -> tuple[Tensor, Tensor]:
 def _triangles(layers: Sequence[LUMixing]) -> tuple[Tensor, Tensor, Tensor]:
     """L (T, D, D), U (T, D, D) and log |det| (T,), both triangles by one scatter."""
     raw = torch.stack([layer.log_diagonal for layer in layers])  # (T, D)
-    log_diagonal = soft_bound(raw, raw.new_tensor([[layer.max_log_scale] for layer in layers]))
+    # filled where they are: numbers from the host would hold up a GPU in every step, and cannot be captured
+    bounds = torch.cat([raw.new_full((1, 1), layer.max_log_scale) for layer in layers])
+    log_diagonal = soft_bound(raw, bounds)
     below, above = (torch.stack([getattr(layer, name) for layer in layers]) for name in ("lower", "upper"))
     numbers = torch.cat((below, above, log_diagonal.exp()), 1)
     both = layers[0].start.expand(len(layers), -1).scatter(1, layers[0].positions.expand_as(numbers), numbers)

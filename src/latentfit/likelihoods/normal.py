@@ -150,7 +150,7 @@ class Normal(Likelihood):
         if self.scale in ("learned", "column"):
             return self._with_floor(self.log_scale.clamp(max=MAX_LOG_SCALE))
         if self.scale != "optimal":
-            return full_precision(params).new_tensor(self.scale)
+            return full_precision(params).new_full((), float(self.scale))
         if self.training and residual is not None:
             # at the optimum the gradient by sigma vanishes: detached or not, the decoder's is the same
             return self._from_residuals(residual.detach())

@@ -19,7 +19,8 @@ from torch import Generator, Tensor
 from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI
 from latentfit.model.rows import CodeRows
-from latentfit.priors.components import LEAST_LOG, component_log_prob
+from latentfit.priors.components import LEAST_LOG
+from latentfit.priors.gaussians import log_mixture
 from latentfit.priors.k_means import k_means
 from latentfit.priors.moments import moments
 
@@ -66,8 +67,7 @@ class MixtureFit:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(R, D) -> (R,)."""
-        parts = component_log_prob(z, self.mean.to(z), self.factor.to(z))
-        return (self.log_weight.to(z) + parts).logsumexp(-1)
+        return log_mixture(z, self.log_weight.to(z), self.mean.to(z), self.factor.to(z))
 
     def natural(self) -> Tensor:
         """theta (K, F), see `features`."""

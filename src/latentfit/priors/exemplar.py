@@ -14,7 +14,7 @@ from latentfit.errors import InputError
 from latentfit.model.contracts import LOG_2PI, Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.following import ENCODED, gaussian, resize
-from latentfit.priors.gaussians import log_sum_exp_of_product
+from latentfit.priors.gaussians import log_sum_exp_of_product, rows_at_once
 from latentfit.training.modes import in_eval
 from latentfit.training.rng import standard_normal
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: rows that find the one width of a post hoc fit, at most, and its iterations and tolerance
 WIDTH_ROWS, WIDTH_ITERATIONS, WIDTH_TOLERANCE = 2_000, 100, 1e-4
-#: draws that are searched for at once: their energies stay in the cache
+#: draws that are searched for at once on a CPU: their energies stay in the cache
 NEAR_AT_ONCE = 50
 #: exemplars encoded in a step are a multiple of it
 ROUND_NUMBER = 256
@@ -255,11 +255,12 @@ class ExemplarPrior(Prior):
             raise InputError("exemplar: not bound to data.")
         k = min(self.n_neighbours, len(self.means) - 1)
         left, right = _augmented(z, self.means)
-        energy, found = z.new_empty(min(NEAR_AT_ONCE, len(z)), len(right)), []
-        for some, mine, is_mine in zip(*(each.split(NEAR_AT_ONCE) for each in (left, own, is_own)), strict=True):
+        at_once = min(len(z), NEAR_AT_ONCE if z.device.type == "cpu" else rows_at_once(z, len(right)))
+        energy, found = z.new_empty(at_once, len(right)), []
+        for some, mine, is_mine in zip(*(each.split(at_once) for each in (left, own, is_own)), strict=True):
             part = torch.mm(some, right.T, out=energy[: len(some)])  # |z - m_n|^2 / -2
-            part[is_mine.nonzero().squeeze(-1), mine[is_mine]] = -math.inf
-            found.append(part.topk(k, sorted=False).indices)
+            itself = part.gather(1, mine[:, None]).masked_fill(is_mine[:, None], -math.inf)
+            found.append(part.scatter_(1, mine[:, None], itself).topk(k, sorted=False).indices)
         return torch.cat(found)
 
     def _around(self, z: Tensor, means: Tensor) -> Tensor:

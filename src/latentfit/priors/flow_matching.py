@@ -140,7 +140,7 @@ class FlowMatchingPrior(SecondModel):
         batch = self._batch(u.flatten(-3) if self.spatial else u, context)
 
         def field(angle: float, state: State) -> State:
-            return (self.velocity(state[0], batch.x.new_tensor(angle), batch.context),)
+            return (self.velocity(state[0], batch.x.new_full((), angle), batch.context),)
 
         if tolerance is None or not len(batch):
             (y,) = integrate(field, (batch.x,), 0.0, QUARTER, n_steps or int(self.steps), self.solver)
@@ -196,7 +196,7 @@ class FlowMatchingPrior(SecondModel):
             probe = 1 - 2 * torch.randint_like(batch.x, 2)
 
         def field(angle: float, state: State) -> State:
-            return self.velocity.with_divergence(state[0], batch.x.new_tensor(angle), batch.context, probe)
+            return self.velocity.with_divergence(state[0], batch.x.new_full((), angle), batch.context, probe)
 
         start = (batch.x, batch.x.new_zeros(len(batch)))
         u, log_det = integrate(field, start, QUARTER, 0.0, n_steps, self.solver)

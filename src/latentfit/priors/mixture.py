@@ -13,6 +13,7 @@ from latentfit.model.contracts import Prior, Shape, as_shape
 from latentfit.model.rows import CodeRows, FitOptions
 from latentfit.priors.components import component_log_prob, first_means, have_parted
 from latentfit.priors.em import MixtureFit, fit_mixture
+from latentfit.priors.gaussians import log_mixture
 from latentfit.training.rng import standard_normal
 
 #: components before a fit has chosen their number
@@ -74,9 +75,7 @@ class MixturePrior(Prior):
             self.lower = nn.Parameter(torch.zeros(n_components, dim * (dim - 1) // 2).to(like))
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        rows = z.flatten(-len(self.event_shape))
-        log_joint = self.component_log_prob(rows.reshape(-1, rows.shape[-1]))  # (R, K)
-        return log_joint.logsumexp(-1).view(rows.shape[:-1])
+        return log_mixture(z.flatten(-len(self.event_shape)), self.logits.log_softmax(0), self.mean, self._factor())
 
     @torch.no_grad()
     def component_means(self) -> Tensor:
