@@ -146,8 +146,8 @@ def test_killed_again_and_again(backend: str, times: int, place: Path, whole: Pa
     for _ in range(times):
         process = start(place, out, backend)
         wait_for((out / "plan.json").exists, process)
-        time.sleep(chance.uniform(0.0, 3.0))
-        if process.poll() is None:  # a fast machine may be done
+        time.sleep(chance.uniform(0.0, 3.0) if killed else 0.0)  # once for certain before it is done
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
         process.communicate(timeout=60)
