@@ -43,6 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(150, 4)) * 0.3 + labels[:, None] * np.array([1.0, -1.0, 2.0, 0.5])
     np.save(folder / "rows.npy", x)
     np.save(folder / "labels.npy", labels)
+    np.save(folder / "groups.npy", np.arange(150) // 5)
     (folder / "options.toml").write_text('n-seeds = 1\nmax_steps = 40\nmethods = ["mixture"]\nbackend = "loky"\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -55,6 +56,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "serial",
             "--labels",
             "labels.npy",
+            "--groups",
+            "groups.npy",
             "--latent-dim",
             2,
         )
@@ -74,6 +77,7 @@ def test_compare_prints_the_plan_the_jobs_the_table_and_the_verdict(place: Path)
         f"latentfit {latentfit.__version__}   cpu",
         "Data        rows.npy, 150 rows of 4 columns",
         "Split       90 train, 15 validation, 15 selection, 30 test (seed 0)",
+        "            30 groups, none of them cut; errors are between groups",
         "Likelihood  normal",
         "Plan        2 methods, 1 seed = 2 trainings of 40 steps, about ",
         "1 of 3  The VAE with N(0, I)",

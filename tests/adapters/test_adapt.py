@@ -388,8 +388,9 @@ def test_without_a_likelihood_there_are_codes_only() -> None:
     adapted = adapt(Net(), example=rows())
     assert not adapted.can_score
     assert adapted.sample(3, observation_noise=False).shape == (3, D)
-    with pytest.raises(CapabilityError, match="Give it: adapt"):
-        lf.evaluation.elbo_terms(adapted, rows())
+    for any_shape in (adapted, adapt(Net(wrap=lambda x: x[:, :2]), example=rows())):
+        with pytest.raises(CapabilityError, match="Give it: adapt"):
+            lf.evaluation.elbo_terms(any_shape, rows())
     with pytest.raises(CapabilityError, match="observation_noise=False"):
         adapted.sample(3)
     blind = adapt(encode=Net().encode, example=rows())

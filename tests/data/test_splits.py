@@ -46,7 +46,7 @@ def test_parts_are_disjoint_cover_everything_and_have_their_share(n, raw, seed):
         assert abs(len(part) - fraction * n) < 2
 
 
-@given(data=st.data(), n=st.integers(50, 300), n_groups=st.integers(4, 40), seed=st.integers(0, 1000))
+@given(data=st.data(), n=st.integers(50, 300), n_groups=st.integers(8, 40), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_groups_are_never_cut(data, n, n_groups, seed):
     extra = data.draw(st.lists(st.integers(0, n_groups - 1), min_size=n - n_groups, max_size=n - n_groups))
@@ -79,6 +79,17 @@ def test_many_small_groups_give_nearly_the_fractions():
     assert sizes == {"train": 600, "validation": 100, "selection": 100, "test": 200}
 
 
+@pytest.mark.parametrize("n_groups", [8, 9, 12, 20])
+def test_parts_that_errors_are_measured_on_have_two_groups(n_groups):
+    """With 12 groups one is nearest to a tenth of the rows: nothing could be said beyond it."""
+    groups = np.arange(300) % n_groups
+    splits = split_rows(300, groups=groups)
+    counts = [len(np.unique(groups[part])) for part in parts(splits)]
+    assert sum(counts) == n_groups
+    assert min(counts[2:]) >= 2
+    assert min(counts[:2]) >= 1
+
+
 def test_own_test_rows_and_groups_together():
     groups = np.repeat(np.arange(50), 4)
     is_test = groups >= 40
@@ -95,7 +106,7 @@ def test_the_seed_decides():
 
 def test_unequal_groups_are_said():
     with pytest.warns(DataWarning, match="groups are so unequal that a part of the data has 1 instead of 10 rows"):
-        split_rows(100, groups=[0] * 97 + [1, 2, 3])
+        split_rows(100, groups=[0] * 93 + [1, 2, 3, 4, 5, 6, 7])
 
 
 HALF = [True] * 50 + [False] * 50
@@ -113,6 +124,8 @@ HALF = [True] * 50 + [False] * 50
             r"groups has shape \(2,\); expected one label for each of the 100 rows",
         ),
         ({"n": 100, "groups": [0, 1] * 50}, "2 groups cannot be split into 4 parts without cutting one"),
+        ({"n": 100, "groups": [0, 1, 2, 3, 4] * 20}, "at least 8 groups are needed, two of them for each that errors"),
+        ({"n": 100, "is_test": HALF, "groups": [9] * 50 + [0, 1, 2, 3, 4] * 10}, "All test rows are in one group"),
         ({"n": 100, "groups": [float("nan")] * 100}, "groups has 100 missing labels"),
         ({"n": 100, "groups": np.array([None, "a"] * 50, dtype=object)}, "groups has 50 missing labels"),
         ({"n": 100, "is_test": [0, 1] * 50}, "is_test must be 100 booleans, got int64"),

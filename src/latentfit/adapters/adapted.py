@@ -214,6 +214,10 @@ class AdaptedVAE(VAEModule):
         with self._at_work():
             return super().decode(z, context)
 
+    def check_parameters(self, x: Tensor, params: Tensor) -> None:
+        if self.can_score:  # else whatever is decoded is only shown
+            super().check_parameters(x, params)
+
     def weights_sha256(self) -> str:
         """SHA-256 of every foreign parameter and buffer; "" where there is no module."""
         return weights_sha256(*self.foreign)

@@ -17,6 +17,7 @@ from latentfit.cli.options import (
     DataDir,
     DataOrDigits,
     Drop,
+    Groups,
     Labels,
     Lang,
     Open,
@@ -58,6 +59,7 @@ def compare(
         str, typer.Option(help="serial, loky, dask or ray", callback=one_of("serial", "loky", "dask", "ray"))
     ] = "loky",
     labels: Labels = None,
+    groups: Groups = None,
     drop: Drop = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -76,8 +78,9 @@ def compare(
     from latentfit.data.sources import load
     from latentfit.report.terminal import Terminal
 
-    file, column = split_marks(labels)
-    source = load(data, data_dir, labels_key=column, drop=names_in(drop))
+    labels_file, labels_column = split_marks(labels)
+    groups_file, groups_column = split_marks(groups)
+    source = load(data, data_dir, labels_key=labels_column, groups_key=groups_column, drop=names_in(drop))
     folder = out if out is not None else Path("runs") / folder_name(data)
     terminal = Terminal(
         sys.stderr if as_json else sys.stdout,
@@ -93,7 +96,8 @@ def compare(
         found = run(
             source,
             out=folder,
-            labels=None if file is None else read_marks("--labels", file, len(source)),
+            labels=None if labels_file is None else read_marks("--labels", labels_file, len(source)),
+            groups=None if groups_file is None else read_marks("--groups", groups_file, len(source)),
             backend=backend,
             workers=workers,
             fresh=fresh,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentfit.cli.options import MARKS_HELP, AsJson, Labels, Lang, Open, Seed, browse, grouped, marks_option, one_of
+from latentfit.cli.options import AsJson, Groups, Labels, Lang, Open, Seed, browse, grouped, one_of
 from latentfit.cli.parts import Parts
 from latentfit.cli.program import Session, app, note, said_of_rows, screen
 from latentfit.cli.subject import Asked
@@ -19,10 +19,6 @@ from latentfit.errors import InputError
 
 #: `--fail-above` was exceeded
 TOO_WIDE = 1
-
-Groups = Annotated[
-    str | None, typer.Option("--groups", help=f"{MARKS_HELP}: rows that belong together", callback=marks_option)
-]
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,9 @@ OwnDevice = Annotated[str | None, typer.Option("--device", help="cpu, cuda or au
 Labels = Annotated[
     str | None, typer.Option("--labels", help=f"{MARKS_HELP}: scores the embedding", callback=marks_option)
 ]
+Groups = Annotated[
+    str | None, typer.Option("--groups", help=f"{MARKS_HELP}: rows that belong together", callback=marks_option)
+]
 NoData = Annotated[str | None, typer.Option("--labels", help="a column that holds labels: it is no data")]
 Drop = Annotated[str | None, typer.Option("--drop", help="columns of a table that are no data: id,date")]
 Open = Annotated[bool, typer.Option("--open", help="show the report in the browser")]

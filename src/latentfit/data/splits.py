@@ -17,6 +17,8 @@ FRACTIONS = (0.6, 0.1, 0.1, 0.2)
 MNIST_FRACTIONS = (5 / 7, 1 / 14, 1 / 14, 1 / 7)
 MIN_ROWS = 50
 PARTS = ("train", "validation", "selection", "test")
+#: groups of each part, at least: errors of what is measured on a part are between its groups
+MIN_GROUPS = (3, 1, 2, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def split_rows(
     """Split n rows into train, validation, selection and test.
 
     Sizes are the fractions of n, rounded by largest remainder. With `groups`, whole groups go to the part
-    that lacks most, so sizes are as near as the groups allow.
+    that lacks most, so sizes are as near as the groups allow; selection and test get two at least.
 
     Args:
         n: number of rows, at least 50.
@@ -75,16 +77,18 @@ def split_rows(
     rng = np.random.default_rng(random_state)
     codes = _group_codes(groups, n)
     if is_test is None:
-        return Splits(*_parts(np.arange(n), codes, shares, rng))
+        return Splits(*_parts(np.arange(n), codes, shares, MIN_GROUPS, rng))
     marked = _test_mask(is_test, n)
     if codes is not None:
+        if np.ptp(codes[marked]) == 0:
+            raise InputError("All test rows are in one group, so nothing can be said beyond it; leave out groups.")
         both = np.intersect1d(codes[marked], codes[~marked])
         if both.size:
             raise InputError(f"{both.size} groups have rows both in the test set and outside it; give other groups.")
     rest = np.flatnonzero(~marked)
     _require_rows(rest.size, MIN_ROWS, "besides the test rows")
     inner = None if codes is None else codes[rest]
-    train, validation, selection = _parts(rest, inner, shares[:3] / shares[:3].sum(), rng)
+    train, validation, selection = _parts(rest, inner, shares[:3] / shares[:3].sum(), MIN_GROUPS[:3], rng)
     return Splits(train, validation, selection, np.flatnonzero(marked))
 
 
@@ -107,13 +111,17 @@ def cross_fit(
         raise InputError(f"n_folds must be at least 2, got {n_folds}.")
     _require_rows(n, n_folds, f"for {n_folds} folds")
     rng = np.random.default_rng(random_state)
-    folds = _parts(np.arange(n), _group_codes(groups, n), np.full(n_folds, 1 / n_folds), rng)
+    folds = _parts(np.arange(n), _group_codes(groups, n), np.full(n_folds, 1 / n_folds), (1,) * n_folds, rng)
     everything = np.arange(n)
     return [(np.setdiff1d(everything, fold, assume_unique=True), fold) for fold in folds]
 
 
 def _parts(
-    rows: np.ndarray, codes: np.ndarray | None, shares: np.ndarray, rng: np.random.Generator
+    rows: np.ndarray,
+    codes: np.ndarray | None,
+    shares: np.ndarray,
+    min_groups: Sequence[int],
+    rng: np.random.Generator,
 ) -> list[np.ndarray]:
     """`rows` in parts of the given shares; `codes` are the group numbers of those rows."""
     targets = _apportion(rows.size, shares)
@@ -121,12 +129,13 @@ def _parts(
         cuts = np.cumsum(targets)[:-1]
         return [np.sort(part) for part in np.split(rng.permutation(rows), cuts)]
     labels, members, sizes = np.unique(codes, return_inverse=True, return_counts=True)
-    if labels.size < shares.size:
+    if labels.size < sum(min_groups):
+        two = ", two of them for each that errors are measured on" if max(min_groups) > 1 else ""
         raise InputError(
             f"{labels.size} groups cannot be split into {shares.size} parts without cutting one; "
-            f"at least {shares.size} groups are needed, or leave out groups."
+            f"at least {sum(min_groups)} groups are needed{two}, or leave out groups."
         )
-    part_of = _assign_groups(sizes, targets, rng)[members]
+    part_of = _assign_groups(sizes, targets, min_groups, rng)[members]
     parts = [rows[part_of == k] for k in range(shares.size)]
     short = [
         f"{part.size} instead of {target}"
@@ -142,20 +151,22 @@ def _parts(
     return parts
 
 
-def _assign_groups(sizes: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _assign_groups(
+    sizes: np.ndarray, targets: np.ndarray, min_groups: Sequence[int], rng: np.random.Generator
+) -> np.ndarray:
     """The part of each group: the largest first, each to the part that lacks most rows."""
     shuffled = rng.permutation(sizes.size)  # ties in size are broken at random
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     lacking = targets.astype(np.float64)
-    empty = np.ones(targets.size, dtype=bool)
+    owed = np.array(min_groups)
     part_of = np.empty(sizes.size, dtype=np.int64)
     for position, group in enumerate(order):
-        # the last groups are kept for parts that have none
-        must_fill = sizes.size - position <= empty.sum()
-        part = int(np.argmax(np.where(empty, lacking, -np.inf) if must_fill else lacking))
+        # the last groups are kept for parts that have too few
+        must_fill = sizes.size - position <= owed.sum()
+        part = int(np.argmax(np.where(owed > 0, lacking, -np.inf) if must_fill else lacking))
         part_of[group] = part
         lacking[part] -= sizes[group]
-        empty[part] = False
+        owed[part] = max(0, owed[part] - 1)
     return part_of
 
 

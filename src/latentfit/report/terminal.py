@@ -89,7 +89,10 @@ class Terminal:
         self._labelled("data", [clause(source.origin, self.lang)])
         self._next = "terminal.next" if source.built_in else "terminal.next.own"
         sizes = splits.sizes()
-        self._labelled("split", [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])])
+        lines = [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])]
+        if source.groups is not None:
+            lines.append(self._say("terminal.split.groups", n=len(np.unique(source.groups))))
+        self._labelled("split", lines)
         lines = [self._say("terminal.likelihood", likelihood=data.description, reason=clause(data.reason, self.lang))]
         if data.alternatives:
             lines.append(self._say("terminal.likelihood.other", others=" | ".join(data.alternatives)))
