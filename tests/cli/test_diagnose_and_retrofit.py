@@ -181,6 +181,10 @@ def test_training_codes_are_those_priors_are_fitted_on(place: Path, monkeypatch:
     train, test = found.rows[0], found.options["X_test"]
     assert (len(train), len(test)) == (400, 200)
     np.testing.assert_array_equal(test, np.concatenate([mean, logvar], axis=1, dtype=np.float32)[:200])
+    assert found.options["groups"] is None
+    np.save("groups.npy", np.arange(200) // 5)
+    invoke("retrofit", "both.npz", "--groups", "groups.npy")
+    np.testing.assert_array_equal(found.options["groups"], np.arange(200) // 5)
 
 
 def test_scvis_slots_are_found_in_an_h5ad(place: Path) -> None:

@@ -60,6 +60,22 @@ def test_the_gain_is_the_held_out_elbo_won_by_the_same_draws(fix):
     assert fix.gain.value == pytest.approx(float((after - before).double().mean()), abs=1e-4)
 
 
+def test_errors_are_those_of_groups():
+    """Thirty groups of twenty near copies tell as much as thirty rows do."""
+    each, noise = rows(30, 2).repeat_interleave(20, 0), torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    few, label = each + 0.01 * noise, np.arange(600) // 20
+    vae, x = displaced(), rows(1_200, 1)
+    by_rows = lf.retrofit(vae, x, X_test=few, priors=("learned_gaussian",))
+    grouped = lf.retrofit(vae, x, X_test=few, groups=label, priors=("learned_gaussian",))
+    assert grouped.gain.value == by_rows.gain.value
+    assert 3 < grouped.gain.std_error / by_rows.gain.std_error < 6  # sqrt(20) = 4.5
+    assert (by_rows.setting.n_groups, grouped.setting.n_groups) == (0, 30)
+    assert "30 groups kept together" in str(grouped)
+    assert "30 groups kept together" in render_retrofit(grouped)
+    halves = lf.retrofit(vae, few, groups=label, priors=("learned_gaussian",))
+    assert halves.setting.n_groups < 15
+
+
 def test_log_px_is_won_too_by_about_as_much(fix):
     assert fix.log_px_gain.interval[0] > 0
     assert fix.log_px_gain.value == pytest.approx(fix.gain.value, abs=0.5)

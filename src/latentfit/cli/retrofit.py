@@ -10,9 +10,9 @@ import typer
 
 from latentfit.cli.diagnosis import Shown
 from latentfit.cli.models import check_folder, in_own_units
-from latentfit.cli.options import grouped, names_in, one_of
+from latentfit.cli.options import Groups, grouped, names_in, one_of
 from latentfit.cli.parts import Parts
-from latentfit.cli.program import app, note, note_of_rows
+from latentfit.cli.program import app, note
 from latentfit.cli.subject import Asked
 from latentfit.errors import InputError
 
@@ -23,6 +23,7 @@ def retrofit(
     context: typer.Context,
     asked: Asked,
     shown: Shown,
+    groups: Groups = None,
     out: Annotated[Path | None, typer.Option(help="folder for the fitted prior, or the fine-tuned model")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace what the folder holds")] = False,
     finetune: Annotated[
@@ -60,12 +61,9 @@ def retrofit(
     if codes is not None:
         from latentfit.cli.latents import read_latents
 
-        arrays = read_latents(codes, None, asked.mean_key, asked.var_key)
-        if "groups" in arrays:
-            note_of_rows(f"{codes.name}: groups are left aside; errors are those of rows by themselves.")
-        given = subject.codes_subject(arrays)
+        given = subject.codes_subject(read_latents(codes, groups, asked.mean_key, asked.var_key))
     else:
-        given = subject.subject(asked, lang=shown.lang)
+        given = subject.subject(asked, groups=groups, lang=shown.lang)
     from latentfit import retrofit as run
     from latentfit.diagnosis.latents import DEPTHS
     from latentfit.estimator import save
@@ -80,6 +78,7 @@ def retrofit(
             given.model,
             train,
             X_test=test,
+            groups=given.groups,
             goal=goal,
             priors=DEPTHS["quick" if shown.quick else shown.depth] if priors is None else names_in(priors),
             max_minutes=max_minutes,

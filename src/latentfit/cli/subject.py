@@ -231,7 +231,7 @@ def codes_subject(arrays: dict[str, Any]) -> Subject:
     train = rows(*arrays["train"]) if "train" in arrays else None
     model = adapt(encode=lambda row: row.chunk(2, dim=1), example=x, spread=kind)
     model.model_name = "codes"
-    return Subject(model, x, train, data_shape=tuple(arrays["mean"].shape[1:]))
+    return Subject(model, x, train, groups=arrays.get("groups"), data_shape=tuple(arrays["mean"].shape[1:]))
 
 
 def _foreign(asked: Asked, example: Any, lang: str) -> Any:

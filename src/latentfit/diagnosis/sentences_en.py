@@ -212,7 +212,6 @@ SENTENCES: dict[str, str] = {
     "terminal.data": "{data}, {n:,} {units} {shape}, {origin}",
     "terminal.split.label": "Split",
     "terminal.split": "{train:,} train, {validation:,} validation, {selection:,} selection, {test:,} test (seed {seed})",
-    "terminal.split.groups": "{n:,} groups, none of them cut; errors are between groups",
     "terminal.likelihood.label": "Likelihood",
     "terminal.likelihood": "{likelihood}, {reason}",
     "terminal.likelihood.other": "other: --likelihood {others}",

@@ -212,7 +212,6 @@ SENTENCES: dict[str, str] = {
     "terminal.data": "{data}, {n:,} {units} {shape}, {origin}",
     "terminal.split.label": "Chia",
     "terminal.split": "{train:,} huấn luyện, {validation:,} thẩm định, {selection:,} lựa chọn, {test:,} kiểm tra (hạt giống, seed, {seed})",
-    "terminal.split.groups": "{n:,} nhóm, không nhóm nào bị cắt; sai số tính giữa các nhóm",
     "terminal.likelihood.label": "Hàm hợp lý",
     "terminal.likelihood": "{likelihood}, {reason}",
     "terminal.likelihood.other": "khác: --likelihood {others}",

@@ -14,6 +14,7 @@ from latentfit.report.model_page import Cell, Line, ModelView, finish, ladder_fi
 from latentfit.report.retrofit_text import (
     doubts,
     evidence,
+    groups_line,
     guard_name,
     guard_text,
     in_order,
@@ -169,6 +170,7 @@ def _trust(view: View, fix: Retrofit) -> list[tuple[str, str]]:
     for name, (passed, numbers) in fix.guards.items():
         items.append(("good" if passed else "warn", guard_text(name, numbers, view.lang)))
     items.append(("good" if fix.weights_unchanged else "warn", weights_line(fix, view.lang)))
+    items += [("good", line) for line in groups_line(fix, view.lang)]
     items += [("warn", line) for line in doubts(fix, view.lang)]
     return [*items, *(("good", line.sentence(view.lang)) for line in s.understood)]
 

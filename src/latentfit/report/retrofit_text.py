@@ -95,7 +95,7 @@ def evidence(fix: Retrofit, lang: str = "en") -> list[str]:
 def caveats(fix: Retrofit, lang: str = "en") -> list[str]:
     """What there is to know beside the numbers: of the rows, of a fine-tuning, of the weights and the embedding."""
     untouched = fix.weights_unchanged and fix.sha256[1] and fix.finetuned is None
-    lines = [*doubts(fix, lang), *finetuned_lines(fix, lang), weights_line(fix, lang)]
+    lines = [*groups_line(fix, lang), *doubts(fix, lang), *finetuned_lines(fix, lang), weights_line(fix, lang)]
     return lines + [say("retrofit.encoder", lang)] * bool(untouched)
 
 
@@ -112,6 +112,12 @@ def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
     if found.revival.dead > found.revival.done:
         lines.append(say("retrofit.finetuned.dead", lang, n=found.revival.dead))
     return lines
+
+
+def groups_line(fix: Retrofit, lang: str = "en") -> list[str]:
+    """How many groups of related rows measured, where there are any."""
+    n = fix.setting.n_groups
+    return [say("diagnosis.rows.groups", lang, n=n)] if n else []
 
 
 def doubts(fix: Retrofit, lang: str = "en") -> list[str]:

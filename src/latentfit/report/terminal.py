@@ -91,7 +91,7 @@ class Terminal:
         sizes = splits.sizes()
         lines = [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])]
         if source.groups is not None:
-            lines.append(self._say("terminal.split.groups", n=len(np.unique(source.groups))))
+            lines.append(say("diagnosis.rows.groups", self.lang, n=len(np.unique(source.groups))))
         self._labelled("split", lines)
         lines = [self._say("terminal.likelihood", likelihood=data.description, reason=clause(data.reason, self.lang))]
         if data.alternatives:

@@ -53,6 +53,7 @@ class RetrofitSetting:
     Attributes:
         understood: what the adapter understood of a foreign model.
         chose: see `latentfit.retrofitting.rows.Parts`.
+        n_groups: groups of related rows among those that measured; 0 where rows are by themselves.
         n_draws: draws of the weights that make up the model; above 1 log p(x) is that of the VAE at their centre.
         notes: what was warned of on the way, as it was shown.
         columns: names of a table's columns, or their numbers from 0, where they are known.
@@ -76,6 +77,7 @@ class RetrofitSetting:
     lang: str = "en"
     chose: str = "halves"
     n_draws: int = 1
+    n_groups: int = 0
     notes: list[str] = field(default_factory=list)
     columns: Sequence[str | int] = ()
 

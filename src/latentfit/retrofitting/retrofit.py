@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from latentfit.data.noise import Binarise
 from latentfit.diagnosis.material import Material, gather, some, some_numbers
@@ -47,6 +48,7 @@ def retrofit(
     X_train: Any = None,
     *,
     X_test: Any = None,
+    groups: ArrayLike | str | None = None,
     goal: Goal = "likelihood",
     priors: tuple[str | Prior, ...] | list[str | Prior] = RUNGS,
     features: Features | None = None,
@@ -75,6 +77,8 @@ def retrofit(
         X_test: other rows. From 2,000 on, one half (at most 5,000 rows) chooses and the others measure the gain; fewer
             all measure, and a fifth of `X_train` chooses, which the VAE has seen. Without them half of `X_train` is
             set aside for both.
+        groups: labels of related rows of `X_test`, of `X_train` where that is alone, (N,), or a column of the rows that
+            the model keeps: parts share no group where they can, and errors are those of groups.
         goal: "likelihood" chooses by T, "samples" by the Frechet distance of samples.
         priors: names, or priors to be fitted.
         features: x (B, *data_shape) -> (B, F), for the samples; by default the model's own encoder means.
@@ -106,7 +110,7 @@ def retrofit(
         raise InputError(f"retrofit: goal must be 'likelihood' or 'samples', got {goal!r}.{hint}")
     started = time.perf_counter()
     with overheard() as told:
-        material = gather(model, X_test, X_train, random_state=random_state, what="retrofit")
+        material = gather(model, X_test, X_train, groups=groups, random_state=random_state, what="retrofit")
         fix = _fitted(
             model, material, goal, tuple(priors), features, max_minutes, random_state, lang, progress, started
         )
@@ -205,6 +209,7 @@ def _fitted(
         k=k,
         lang=lang,
         n_draws=vae.n_draws,
+        n_groups=0 if test.groups is None else len(np.unique(test.groups)),
         columns=material.subject.columns,
     )
     return Retrofit(
