@@ -447,7 +447,7 @@ REFUSED = {
     "nothing": (dict, "give a model, or encode="),
     "another example": (
         lambda: {"model": Net(), "example": torch.zeros(4, 1, 28, 28)},
-        r"encode\(x\) failed on \(4, 1, 28, 28\): RuntimeError: .*Give the example as training saw it",
+        r"encode\(x\) failed on \(4, 1, 28, 28\): RuntimeError: .*as training saw it, perhaps flattened as x.flatten",
     ),
     "decoder's shape": (lambda: {"model": Net(wrap=lambda x: x[:, :4]), "likelihood": "normal"}, r"returned \(24, 4\)"),
     "decoder's kind": (lambda: {"model": Net(wrap=lambda x: "x"), "likelihood": "normal"}, "decode.* returned"),
@@ -460,6 +460,10 @@ REFUSED = {
     "unfit data": (lambda: {"model": Net(), "likelihood": "bernoulli"}, "needs 0 or 1"),
     "spread word": (lambda: {"model": Net(), "spread": "sd"}, "spread is one of auto, std, var, logvar"),
     "output word": (lambda: {"model": Net(), "output": "p"}, "output is one of auto, mean, probs, logits"),
+    "probabilities": (
+        lambda: {"model": Net(wrap=torch.sigmoid), "likelihood": "bernoulli", "output": "logits", "example": binary()},
+        r"lies in \[0\.\d+, 0\.\d+\], as probabilities do; try output='probs'",
+    ),
     "idle output": (lambda: {"model": Net(), "likelihood": "poisson", "output": "probs"}, "leave output"),
     "idle scale": (lambda: {"model": Net(), "likelihood": "bernoulli", "scale": 2.0, "example": binary()}, "scale= is"),
     "kl_weight alone": (lambda: {"model": Net(), "likelihood": "normal", "kl_weight": 1.0}, "needs reconstruction="),

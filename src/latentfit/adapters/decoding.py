@@ -102,6 +102,10 @@ def to_parameters(name: str, output: str, raw: Tensor, distribution: bool) -> tu
     """
     low, high = raw.min().item(), raw.max().item()
     inside = low >= 0 and high <= 1
+    if output == "logits" and inside:
+        raise InputError(
+            f"output='logits', but decode(z) lies in [{low:.2f}, {high:.2f}], as probabilities do; try output='probs'."
+        )
     if distribution:
         if output != "auto":
             raise InputError(f"decode(z) returned a distribution; leave output='auto', got {output!r}.")

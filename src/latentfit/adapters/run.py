@@ -222,9 +222,10 @@ def _called(name: str, argument: str, function: nn.Module, value: Tensor) -> Any
         return function(value)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        flat = f", perhaps flattened as {argument}.flatten(1)" if argument == "x" and value.dim() > 2 else ""
         raise InputError(
             f"{name}({argument}) failed on {tuple(value.shape)}: {type(error).__name__}: {reason}. "
-            f"Give the example as training saw it, or your own {name}=lambda {argument}: ..."
+            f"Give the example as training saw it{flat}, or your own {name}=lambda {argument}: ..."
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,6 +93,12 @@ class Ladder:
             if rung.name == name:
                 return rung
         raise InputError(f"No rung {name!r} on this ladder. It has: {', '.join(r.name for r in self.rungs)}.")
+
+    def __iter__(self) -> Iterator[Rung]:
+        return iter(self.rungs)
+
+    def __len__(self) -> int:
+        return len(self.rungs)
 
     @property
     def candidates(self) -> list[Rung]:
