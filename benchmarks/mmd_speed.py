@@ -21,9 +21,10 @@ import torch
 from _timing import interleave, one_thread, store
 
 from latentfit.divergences import mmd2, mmd_test
-from latentfit.divergences.kernels import Kernel, _one_dnn_is_faster, product
+from latentfit.divergences.kernels import Kernel
 from latentfit.divergences.mmd import BLOCK
 from latentfit.divergences.samples import slices
+from latentfit.networks.products import _one_dnn_is_faster, dense
 
 N, DIM, ROUNDS = 10_000, 40, 2
 #: what the limit was made of
@@ -41,7 +42,7 @@ def limit(x: torch.Tensor, y: torch.Tensor) -> Any:
     """A function that does the arithmetic and nothing else."""
     kernel = Kernel.of("rbf", 6.0)
     (left_x, right_x), (left_y, right_y) = kernel.sides(x), kernel.sides(y)
-    block = product(left_x[:BLOCK], right_x[:BLOCK])
+    block = dense(left_x[:BLOCK], right_x[:BLOCK])
     # the fastest of what there is: which base a compiler vectorises better is its own affair
     ways = {
         "compiled exp": torch.compile(lambda e: torch.exp(e).sum()),
@@ -54,14 +55,14 @@ def limit(x: torch.Tensor, y: torch.Tensor) -> Any:
     last = slice(N // BLOCK * BLOCK, N)  # compiled once for each shape of a block
     for rows in (slice(0, BLOCK), last):
         for columns in (slice(0, BLOCK), last):
-            exp_sum(product(left_x[rows], right_x[columns]))
+            exp_sum(dense(left_x[rows], right_x[columns]))
 
     def run() -> int:
         for name, left, right in (("xx", left_x, right_x), ("yy", left_y, right_y), ("xy", left_x, right_y)):
             for rows in slices(N, BLOCK):
                 for columns in slices(N, BLOCK):
                     if name == "xy" or columns.start >= rows.start:
-                        exp_sum(product(left[rows], right[columns]))
+                        exp_sum(dense(left[rows], right[columns]))
         return 1
 
     return run

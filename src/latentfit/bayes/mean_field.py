@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from latentfit.bayes.layers import (
     DENSE,
@@ -22,6 +21,7 @@ from latentfit.bayes.layers import (
 )
 from latentfit.errors import InputError
 from latentfit.model.uncertain import UncertainNetwork
+from latentfit.networks.products import dense
 
 
 class MeanField(UncertainNetwork):
@@ -133,9 +133,9 @@ class _Local:
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if inputs[0].dim() > 2:  # positions of a row share their weights, so their noise is not independent
             drawn = {kind: torch.randn_like(v) * (0.5 * v).exp() for kind, v in self.log_variances.items()}
-            return output + F.linear(inputs[0], drawn["weight"], drawn.get("bias"))
+            return output + dense(inputs[0], drawn["weight"], drawn.get("bias"))
         variances = {kind: log_variance.exp() for kind, log_variance in self.log_variances.items()}
-        variance = F.linear(inputs[0].square(), variances["weight"], variances.get("bias"))
+        variance = dense(inputs[0].square(), variances["weight"], variances.get("bias"))
         # a row of zeros through a layer without bias has no noise, and the root of 0 no gradient
         return torch.addcmul(output, (variance + 1e-20).sqrt(), torch.randn_like(output))
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -123,31 +121,3 @@ def median_distance(x: Tensor, y: Tensor) -> float:
     distances = torch.pdist(pooled[rows].double())
     median = distances.median().item()
     return median if median > 0 else (distances.mean().item() or 1.0)
-
-
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """left (n, K) @ right (m, K).T, by the faster of the libraries inside torch."""
-    if left.device.type == "cpu" and left.dtype == torch.float32 and _one_dnn_is_faster():
-        return _one_dnn(left.contiguous(), right.contiguous())
-    return left @ right.T
-
-
-def _one_dnn(left: Tensor, right: Tensor) -> Tensor:
-    result: Any = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-    return result
-
-
-@lru_cache(maxsize=1)
-def _one_dnn_is_faster() -> bool:
-    """MKL leaves half of some processors unused; a few milliseconds tell, once."""
-    left = right = torch.ones(512, 44)
-    best = [math.inf, math.inf]
-    try:
-        for _ in range(6):
-            for i, multiply in enumerate((lambda: left @ right.T, lambda: _one_dnn(left, right))):
-                began = time.perf_counter()
-                multiply()
-                best[i] = min(best[i], time.perf_counter() - began)
-    except (AttributeError, RuntimeError):  # a build without it
-        return False
-    return best[1] < 0.9 * best[0]

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
-from latentfit.divergences.kernels import Kernel, median_distance, product
+from latentfit.divergences.kernels import Kernel, median_distance
 from latentfit.divergences.samples import TwoSampleTest, slices, two_samples
 from latentfit.errors import InputError
+from latentfit.networks.products import dense
 
 #: rows of a block: its kernel values stay in the processor's cache
 BLOCK = 1_024
@@ -128,7 +129,7 @@ def _pairs(kernel: Kernel, x: Tensor, y: Tensor) -> Iterator[tuple[str, slice, s
             for columns in slices(len(right), BLOCK):
                 if name == "xy" or columns.start >= rows.start:
                     times = 1 if name == "xy" or rows == columns else 2
-                    yield name, rows, columns, product(left[rows], right[columns]), times
+                    yield name, rows, columns, dense(left[rows], right[columns]), times
 
 
 def mmd_test(
@@ -181,7 +182,7 @@ def mmd_test(
     # p-values are multiples of 1 / (P + 1), so several bandwidths tie, and ties hold the level below what was asked
     smallest = p_values.min(0).values + p_values.mean(0) / values.shape[1]
     averaged = values.mean(0)
-    low, high = torch.quantile(averaged[1:], torch.tensor([0.025, 0.975], dtype=averaged.dtype)).tolist()
+    low, high = torch.quantile(averaged[1:], averaged.new_tensor([0.025, 0.975])).tolist()
     p_value = (smallest <= smallest[0] + 1e-12).double().mean().item()
     return TwoSampleTest(averaged[0].item(), p_value, (low, high))
 
@@ -201,10 +202,10 @@ def _permuted(kernel: Kernel, pooled: Tensor, labels: Tensor, n: int) -> Tensor:
         for rows in slices(columns.stop, BLOCK):
             own = labels[:, rows].to(pooled.dtype)
             times = 1 if rows == columns else 2
-            for i, (_, k) in enumerate(kernel.each(product(left[rows], right[columns]))):
+            for i, (_, k) in enumerate(kernel.each(dense(left[rows], right[columns]))):
                 if times == 1:
                     k.fill_diagonal_(0)
-                forms[i] += times * (product(signs, k) * own).sum(1).double()
+                forms[i] += times * (dense(signs, k) * own).sum(1).double()
                 row_sums[i, rows] += k.sum(1).double()
                 if times == 2:
                     row_sums[i, columns] += k.sum(0).double()

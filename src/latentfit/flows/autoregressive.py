@@ -12,6 +12,7 @@ from latentfit.errors import InputError
 from latentfit.flows.bijection import Bijection, bend_for, draw_bent, soft_bound
 from latentfit.flows.mixing import LUMixing
 from latentfit.flows.sequence import Sequence
+from latentfit.networks.products import dense
 
 
 class AutoregressiveAffine(Bijection):
@@ -121,7 +122,7 @@ class MaskedNetwork(nn.Module):
         first, *others = self.layers
         h = self.of_inputs(z, first.masked(), context)  # type: ignore[operator]
         for layer in others:
-            h = F.linear(F.silu(h), layer.masked(), layer.bias)  # type: ignore[operator, arg-type]
+            h = dense(F.silu(h), layer.masked(), layer.bias)  # type: ignore[operator, arg-type]
         return h.unflatten(-1, (self.outputs, self.features))
 
     def of_inputs(self, z: Tensor, weight: Tensor, context: Tensor | None, rows: slice = slice(None)) -> Tensor:
@@ -129,7 +130,7 @@ class MaskedNetwork(nn.Module):
         bias: Tensor = self.layers[0].bias[rows]  # type: ignore[index]
         of_z = weight[rows, : z.shape[-1]]
         if not self.context_features:
-            return F.linear(z, of_z, bias)
+            return dense(z, of_z, bias)
         if context is None:
             raise InputError(f"This flow needs a context (..., {self.context_features}), got none.")
         return F.linear(z, of_z) + F.linear(context.to(z.dtype), weight[rows, self.features :], bias)

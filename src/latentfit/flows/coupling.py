@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from latentfit.errors import InputError
 from latentfit.flows.bijection import Bijection, bend_for, draw_bent, soft_bound
 from latentfit.flows.spline import rational_quadratic_spline
+from latentfit.networks.products import dense
 
 
 class Coupling(Bijection):
@@ -186,14 +187,14 @@ class Conditioner(nn.Sequential):
         if isinstance(first, _Constant):
             return first.forward(z)
         if not self.context_features:
-            h = F.linear(z, first.weight, first.bias)
+            h = dense(z, first.weight, first.bias)
         elif context is None:
             raise InputError(f"This flow needs a context (..., {self.context_features}), got none.")
         else:  # the context's part once for all draws that share it
             of_context = F.linear(context.to(z.dtype), first.weight[:, self.features :], first.bias)
             h = F.linear(z, first.weight[:, : self.features]) + of_context
         for layer in others:
-            h = F.linear(F.silu(h), layer.weight, layer.bias)
+            h = dense(F.silu(h), layer.weight, layer.bias)
         return h
 
     def _start_at_zero(self) -> None:

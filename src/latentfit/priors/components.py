@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latentfit.model.contracts import LOG_2PI
+from latentfit.networks.products import dense
 
 #: numbers in one block of whitened rows (R, K D): 2 MB in float32; what leaves the cache takes three times as long
 BLOCK = 1 << 19
@@ -43,8 +44,7 @@ def component_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     bias = -(factor @ mean.unsqueeze(-1)).reshape(-1)
     block = max(1, BLOCK // (n_components * dim))
     energies = [
-        torch.nn.functional.linear(rows, weight, bias).unflatten(-1, (n_components, dim)).square().sum(-1)
-        for rows in z.split(block)
+        dense(rows, weight, bias).unflatten(-1, (n_components, dim)).square().sum(-1) for rows in z.split(block)
     ]
     energy = energies[0] if len(energies) == 1 else torch.cat(energies)
     return log_det - 0.5 * (energy + dim * LOG_2PI)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from latentfit.model.contracts import LOG_2PI
+from latentfit.networks.products import dense
 from latentfit.priors.components import LEAST_LOG, component_log_prob
 from latentfit.priors.foreign import generator_as_global
 from latentfit.training.rng import standard_normal
@@ -62,7 +63,7 @@ def _tiled(left: Tensor, right: Tensor, with_mean: bool) -> tuple[Tensor, Tensor
         peak, total = rows.new_full((len(rows), 1), -math.inf), rows.new_zeros(len(rows), 1)
         mean = torch.zeros_like(rows)
         for tile in tiles:
-            terms = rows @ tile
+            terms = dense(rows, tile.T)
             higher = torch.maximum(peak, terms.amax(1, keepdim=True))
             decay, terms = (peak - higher).exp(), terms.sub_(higher).clamp_min_(LEAST_LOG).exp_()
             total = total * decay + terms.sum(1, keepdim=True)
