@@ -5,8 +5,9 @@ The standard VAE (784-300-300-40 and its mirror, Bernoulli, batch 128, synthetic
 - `ours`: `latentfit.fit` with its defaults: averaged weights, clipping, averaged terms, metrics.jsonl, checkpoints,
   snapshots, progress;
 - `hand`: the shortest eager loop with fused Adam and the same loss;
-- `limit`: the matrix products of a step alone, forward and backward, into memory that is there already: no eager
-  float32 step on these kernels is faster;
+- `own layers`: the same with `latentfit.networks.Linear`, which our networks are made of, in place of torch's;
+- `limit`: the matrix products of a step alone by torch's own kernels, forward and backward, into memory that is there
+  already: no eager float32 step on these kernels is faster;
 - `lightning`: Lightning's Trainer with logging, where it is installed.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py
@@ -31,6 +32,7 @@ from torch.nn import functional as F
 
 from latentfit.data import Batch, Rows
 from latentfit.model import VAEModule, fit
+from latentfit.networks import Linear
 from latentfit.training import PlainProgress, Recipe, minimise
 
 BATCH, ROWS = 128, 12_800
@@ -39,10 +41,10 @@ BATCH, ROWS = 128, 12_800
 class StandardVAE(nn.Module):
     """784-300-300-40-300-300-784 with ReLU."""
 
-    def __init__(self, latent_dim: int = 40) -> None:
+    def __init__(self, latent_dim: int = 40, layer: type[nn.Module] = nn.Linear) -> None:
         super().__init__()
-        self.encoder = _mlp(784, 300, 300, 2 * latent_dim)
-        self.decoder = _mlp(latent_dim, 300, 300, 784)
+        self.encoder = _mlp(layer, 784, 300, 300, 2 * latent_dim)
+        self.decoder = _mlp(layer, latent_dim, 300, 300, 784)
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         """The negative ELBO and its two parts, in nats per row."""
@@ -53,10 +55,10 @@ class StandardVAE(nn.Module):
         return {"loss": nll + kl, "nll": nll, "kl": kl}
 
 
-def _mlp(*sizes: int) -> nn.Sequential:
+def _mlp(layer: type[nn.Module], *sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(sizes)):
-        layers += [nn.Linear(a, b), nn.ReLU()] if i < len(sizes) - 2 else [nn.Linear(a, b)]
+        layers += [layer(a, b), nn.ReLU()] if i < len(sizes) - 2 else [layer(a, b)]
     return nn.Sequential(*layers)
 
 
@@ -216,6 +218,7 @@ def main() -> None:
     x = (torch.rand(ROWS, 784) < 0.13).float()
     base = StandardVAE()
     models = {name: copy.deepcopy(base) for name in ("hand", "ours", "lightning")}
+    models["own layers"] = StandardVAE(layer=Linear)
 
     with tempfile.TemporaryDirectory() as folder:
         runs = iter(range(10**6))
@@ -224,8 +227,8 @@ def main() -> None:
             by_hand(models["hand"], x, options.steps)
             return options.steps
 
-        def run_ours() -> int:
-            ours(models["ours"], x, options.steps, Path(folder) / str(next(runs)))
+        def run_ours(which: str = "ours") -> int:
+            ours(models[which], x, options.steps, Path(folder) / str(next(runs)))
             return options.steps
 
         def run_lightning() -> int:
@@ -233,7 +236,8 @@ def main() -> None:
             return options.steps
 
         products = MatrixProducts(base)
-        arms = {"hand": run_hand, "ours": run_ours, "limit": lambda: products(options.steps)}
+        arms = {"hand": run_hand, "ours": run_ours, "own layers": lambda: run_ours("own layers")}
+        arms["limit"] = lambda: products(options.steps)
         if _lightning_is_there():
             arms["lightning"] = run_lightning
         seconds = interleave(arms, rounds=options.rounds)
