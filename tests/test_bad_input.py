@@ -153,6 +153,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "diagnose {f}/saved --data {f}/x.npy --labels {f}/few_labels.npy",
         r"labels must be \(120,\), one per row; got \(7,\)",
     ),
+    "a blank line among groups": (
+        "compare {f}/x.npy --groups {f}/blank_line.csv",
+        r"--groups .*blank_line\.csv: 1 of 120 rows lack a group, first row 30 \(from 0\)",
+    ),
+    "an empty cell among groups": (
+        "compare {f}/x.npy --groups {f}/empty_cell.csv",
+        r"--groups .*empty_cell\.csv: 1 of 120 rows lack a group, first row 30 \(from 0\)",
+    ),
     "many columns of labels": (
         "diagnose {f}/saved --data {f}/x.npy --labels {f}/holes.csv",
         r"--labels .*holes\.csv has several columns; expected one",
@@ -225,6 +233,10 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "train.npz", mean=x, std=abs(x) + 0.1, train_mean=x)
     np.save(folder / "few.npy", x[:10])
     np.save(folder / "few_labels.npy", np.arange(7))
+    groups = [f"d{i % 12}" for i in range(120)]
+    for name, gap in (("blank_line", ""), ("empty_cell", '""')):
+        lines = ["donor", *groups[:30], gap, *groups[31:]]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     np.save(folder / "constant.npy", np.ones((120, 3)))
     np.savez(folder / "shapes.npz", mean=x, std=abs(x[:, :3]))
     (folder / "fake.h5ad").write_text("no HDF5")

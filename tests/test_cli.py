@@ -77,7 +77,7 @@ def test_compare_prints_the_plan_the_jobs_the_table_and_the_verdict(place: Path)
         f"latentfit {latentfit.__version__}   cpu",
         "Data        rows.npy, 150 rows of 4 columns",
         "Split       90 train, 15 validation, 15 selection, 30 test (seed 0)",
-        "            30 groups kept together; errors are those of groups",
+        "            30 groups; errors are theirs, not those of rows",
         "Likelihood  normal",
         "Plan        2 methods, 1 seed = 2 trainings of 40 steps, about ",
         "1 of 3  The VAE with N(0, I)",

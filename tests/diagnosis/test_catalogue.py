@@ -57,6 +57,10 @@ FINDINGS = [
     *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096) for gap in (0.5, 1.5, 3.0)],
     *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096, "ais") for gap in (0.5, 1.5, 3.0)],
     *[verdicts.inference_finding(Estimate.from_error(gap, 0.1), 10.0, 4096, failed=0.3) for gap in (0.5, 1.5, 3.0)],
+    *[
+        verdicts.inference_finding(Estimate.from_error(3.0, 0.1), 10.0, 4096, trained_otherwise=how)
+        for how in ("sigma", "grey")
+    ],
     verdicts.prior_finding(GAP, 0.06),
     verdicts.prior_finding(Estimate.from_error(0.41, 0.01), 0.02),
     verdicts.prior_finding(Estimate.from_error(0.01, 0.02), 0.0),

@@ -70,8 +70,8 @@ def test_errors_are_those_of_groups():
     assert grouped.gain.value == by_rows.gain.value
     assert 3 < grouped.gain.std_error / by_rows.gain.std_error < 6  # sqrt(20) = 4.5
     assert (by_rows.setting.n_groups, grouped.setting.n_groups) == (0, 30)
-    assert "30 groups kept together" in str(grouped)
-    assert "30 groups kept together" in render_retrofit(grouped)
+    assert "30 groups; errors are theirs" in str(grouped)
+    assert "30 groups; errors are theirs" in render_retrofit(grouped)
     halves = lf.retrofit(vae, few, groups=label, priors=("learned_gaussian",))
     assert halves.setting.n_groups < 15
 

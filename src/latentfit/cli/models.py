@@ -284,23 +284,26 @@ def own_rows(model: Any, folder: Path) -> OwnRows:
     """
     import numpy as np
 
-    from latentfit.comparison.jobs import label_names, load_data
+    from latentfit.comparison.jobs import load_data, mark_names
 
     check_vae(model, folder)
     if _units(folder) is None:
         raise InputError(f"{folder.as_posix()} holds a model saved alone, which keeps no rows: give --data DATA.")
     prepared, rows, marks = load_data(str(folder.parent))
-    labels, groups = (marks[name].numpy() if name in marks else None for name in ("labels", "groups"))
-    names = label_names(str(folder.parent))
-    if labels is not None and names:
-        labels = np.asarray(names)[labels]
+
+    def called(mark: str) -> np.ndarray | None:
+        if mark not in marks:
+            return None
+        names, numbers = mark_names(str(folder.parent), mark), marks[mark].numpy()
+        return np.asarray(names)[numbers] if names else numbers
+
     return OwnRows(
         prepared.scoring_batch(rows["train"]),
         prepared.scoring_batch(rows["test"]),
         rows["test"].numpy(),
         len(prepared.x),
-        labels,
-        groups,
+        called("labels"),
+        called("groups"),
         prepared.units.model_columns,
     )
 

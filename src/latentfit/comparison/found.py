@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentfit.comparison.jobs import label_names, load_data, load_model, load_prior, read_arrays, read_result, some
+from latentfit.comparison.jobs import load_data, load_model, load_prior, mark_names, read_arrays, read_result, some
 from latentfit.comparison.plan import Job, Plan, job_folder
 from latentfit.errors import TrainingError
 from latentfit.evaluation.codes import Codes, encode_rows
@@ -35,7 +35,7 @@ class Found:
             raise TrainingError("The N(0, I) model could not be trained, so there is nothing to compare with.")
         self.data, self.rows, marks = load_data(str(folder))
         self.labels, self.groups = marks.get("labels"), marks.get("groups")
-        self.label_names = label_names(str(folder))
+        self.label_names = mark_names(str(folder), "labels")
 
     def mean(self, key: str, fact: str) -> float:
         """Mean over seeds of a number."""

@@ -57,14 +57,15 @@ def store_data(
         tensors[f"rows_{name}"] = some(tensors[f"rows_{name}"], settings["max_scored"], settings["random_state"])
     if data.source is not data.x:
         tensors["source"] = data.source
-    names: dict[str, np.ndarray] = {}
+    names: dict[str, list[str]] = {}
     for name, values in marks.items():  # labels and groups, as numbers
         if values is not None:
-            names[name], number = np.unique(values, return_inverse=True)
+            called, number = np.unique(values, return_inverse=True)
             tensors[name] = torch.as_tensor(number)
-    labels = names.get("labels", np.empty(0))
+            names[name] = [str(label) for label in called] if len(called) <= MOST_NAMED else []
     meta: dict[str, Any] = {
-        "label_names": [str(label) for label in labels] if len(labels) <= MOST_NAMED else [],
+        "label_names": names.get("labels", []),
+        "group_names": names.get("groups", []),
         "likelihood": data.likelihood,
         "noise": data.noise,
         "reason": data.reason,
@@ -85,9 +86,9 @@ def load_data(run_dir: str) -> tuple[PreparedData, dict[str, Tensor], dict[str, 
     return _load_data(run_dir, _written_at(run_dir))[:3]
 
 
-def label_names(run_dir: str) -> list[str]:
-    """What the labels, which `load_data` gives as numbers from 0, are called; empty: nothing is known."""
-    return _load_data(run_dir, _written_at(run_dir))[3]
+def mark_names(run_dir: str, mark: str) -> list[str]:
+    """What the labels or groups, which `load_data` gives as numbers from 0, are called; empty: nothing is known."""
+    return _load_data(run_dir, _written_at(run_dir))[3][mark]
 
 
 def _written_at(run_dir: str) -> int:
@@ -95,7 +96,9 @@ def _written_at(run_dir: str) -> int:
 
 
 @lru_cache(maxsize=2)
-def _load_data(run_dir: str, written_at: int) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor], list[str]]:
+def _load_data(
+    run_dir: str, written_at: int
+) -> tuple[PreparedData, dict[str, Tensor], dict[str, Tensor], dict[str, list[str]]]:
     tensors, meta = saving.load_tensors(Path(run_dir) / "data.safetensors")
     transforms: dict[str, Any] = {}
     for part in ("preprocess", "encoder_input"):
@@ -119,7 +122,9 @@ def _load_data(run_dir: str, written_at: int) -> tuple[PreparedData, dict[str, T
     )
     marks: dict[str, Tensor] = {name: tensors[name] for name in ("labels", "groups") if name in tensors}
     rows = {name: tensors[f"rows_{name}"] for name in SPLITS}
-    return data, rows, marks, meta.get("label_names", [])  # older folders have none
+    # older folders have none
+    names = {"labels": meta.get("label_names", []), "groups": meta.get("group_names", [])}
+    return data, rows, marks, names
 
 
 def some(rows: Tensor, n: int, random_state: int) -> Tensor:

@@ -154,9 +154,12 @@ def _parts(
 def _assign_groups(
     sizes: np.ndarray, targets: np.ndarray, min_groups: Sequence[int], rng: np.random.Generator
 ) -> np.ndarray:
-    """The part of each group: the largest first, each to the part that lacks most rows."""
-    shuffled = rng.permutation(sizes.size)  # ties in size are broken at random
-    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    """The part of each group: the largest first, each to the part that lacks most rows.
+
+    Groups that differ by less than a factor of 2 come in the seed's order: by exact size it would decide nothing.
+    """
+    shuffled = rng.permutation(sizes.size)
+    order = shuffled[np.argsort(-np.floor(np.log2(sizes[shuffled])), kind="stable")]
     lacking = targets.astype(np.float64)
     owed = np.array(min_groups)
     part_of = np.empty(sizes.size, dtype=np.int64)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from numpy.typing import ArrayLike
 
-from latentfit.adapters import Subject
+from latentfit.adapters import AdaptedVAE, Subject
 from latentfit.diagnosis.budget import Budget
 from latentfit.diagnosis.findings import Finding
 from latentfit.diagnosis.material import gather, some
@@ -182,7 +182,10 @@ class _Found:
         self.scored, self.inference, self.budget = measures.budget(mended, self.terms, self.ladder, calibration)
         first = self.scored[0]
         failed = first.log_likelihood.unreliable if first.ais is None and gate_fails(first.log_likelihood) else 0.0
-        self.findings.append(inference_finding(self.inference, self.kl.value, first.k, first.method, failed))
+        of_grey = self.material.subject.grey and isinstance(vae, AdaptedVAE)
+        otherwise = "sigma" if mended is not vae else "grey" if of_grey else ""
+        gap, kl = self.inference, self.kl.value
+        self.findings.append(inference_finding(gap, kl, first.k, first.method, failed, otherwise))
         if measures.depth == "full":
             self.simulated = measures.simulated(mended)
 

@@ -108,7 +108,12 @@ def collapse_finding(active: float, total: int) -> Finding:
 
 
 def inference_finding(
-    gap: Estimate, kl: float, k: int, estimator: str = "importance sampling", failed: float = 0.0
+    gap: Estimate,
+    kl: float,
+    k: int,
+    estimator: str = "importance sampling",
+    failed: float = 0.0,
+    trained_otherwise: str = "",
 ) -> Finding:
     """What the encoder loses; a nat, or a tenth of the KL, is what a diagonal Gaussian usually does.
 
@@ -118,6 +123,8 @@ def inference_finding(
         k: importance samples per row.
         estimator: of log p(x).
         failed: share of rows where it failed, if that is too many: log p(x), hence the gap, is at least what is said.
+        trained_otherwise: "sigma" or "grey" where the encoder was trained for another sigma, or on grey pixels that are
+            binarised here: part of the gap is that, so it is no reason for a richer posterior.
     """
     parameters: dict[str, Any] = {"gap": gap, "k": k}
     if estimator == "ais":
@@ -126,6 +133,8 @@ def inference_finding(
         parameters |= {"failed": failed, "variant": "failed"}
     if gap.value < max(1.0, 0.1 * kl):
         return Finding("LF-INFERENCE-01", "know" if failed else "ok", parameters)
+    if trained_otherwise:
+        return Finding("LF-INFERENCE-01", "know", {"variant": trained_otherwise, **parameters}, gap)
     status: Status = "improve" if gap.value > max(2.0, 0.25 * kl) else "know"
     return Finding("LF-INFERENCE-01", status, parameters, gap)
 

@@ -171,8 +171,8 @@ def refuse_one_group(groups: np.ndarray | None, what: str) -> None:
     """
     if groups is not None and len(np.unique(groups)) == 1:
         raise InputError(
-            f"{what}: groups has one label, {groups[0]!r}, for all rows, so nothing says how groups differ. Give two "
-            "groups or more, or none."
+            f"{what}: groups has one label, {str(groups[0])!r}, for all rows, so nothing says how groups differ. Give "
+            "two groups or more, or none."
         )
 
 

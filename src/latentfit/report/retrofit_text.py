@@ -117,7 +117,7 @@ def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
 def groups_line(fix: Retrofit, lang: str = "en") -> list[str]:
     """How many groups of related rows measured, where there are any."""
     n = fix.setting.n_groups
-    return [say("diagnosis.rows.groups", lang, n=n)] if n else []
+    return [f"{say('diagnosis.rows.groups', lang, n=n)}."] if n else []
 
 
 def doubts(fix: Retrofit, lang: str = "en") -> list[str]:

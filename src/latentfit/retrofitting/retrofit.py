@@ -20,12 +20,14 @@ from latentfit.evaluation.escalation import escalate
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import kl_per_row, prior_gap
 from latentfit.evaluation.guards import check_prior
-from latentfit.evaluation.holes import Holes, prior_holes
+from latentfit.evaluation.holes import prior_holes
 from latentfit.evaluation.ladder import NOTHING, RUNGS, Ladder, Rung, climb
 from latentfit.evaluation.proposal import fit_proposal
 from latentfit.evaluation.rows import frozen
 from latentfit.evaluation.samples import Features, SampleQuality, encoder_features, sample_quality
 from latentfit.model import ELBO, RANKABLE, Prior, VAEModule
+from latentfit.model.rows import FitOptions
+from latentfit.priors import create
 from latentfit.retrofitting.finetune import finetune as go_on
 from latentfit.retrofitting.place import own_weights_sha256, put_in_place
 from latentfit.retrofitting.result import Retrofit, RetrofitSetting, RungRow
@@ -37,6 +39,8 @@ Progress = Callable[[str, int, int], None]
 
 #: rows that are scored before and after, that a proposal is fitted on, that sample quality is judged by
 SCORED_ROWS, PROPOSAL_ROWS, QUALITY_ROWS = 500, 5_000, 10_000
+#: codes that the judge of holes is fitted to, at most about
+JUDGE_ROWS = 5_000
 #: after which the number of importance samples is doubled no more
 SCORING_SECONDS = 60.0
 #: codes drawn to time a prior
@@ -168,13 +172,11 @@ def _fitted(
         gain = prior_gap(new, vae.prior, test, random_state=random_state)
     after = vae if new is None else vae.with_parts(prior=new)
     log_px_gain, n_scored, k = _paired(material, parts, vae, after, random_state, progress)
-    judge = _judge_of(kept, ladder)
-
-    def holes_of(rung: Rung) -> Holes:
-        by = _judge_of(rung, ladder) if rung.prior is judge else judge
-        return prior_holes(by, rung.prior, selection, context=_contexts(selection), random_state=random_state)
-
-    holes = {rung.name: holes_of(rung) for rung in ladder.candidates}
+    judge, contexts = _judge(parts.validation, random_state), _contexts(selection)
+    holes = {
+        rung.name: prior_holes(judge, rung.prior, selection, context=contexts, random_state=random_state)
+        for rung in ladder.candidates
+    }
     own, new_holes = holes[NOTHING], holes[kept.name]
     rows = [
         RungRow(
@@ -270,10 +272,13 @@ def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str,
     return replace(ladder, rungs=[rung for rung in allowed if rung is not ladder.nothing]).chosen
 
 
-def _judge_of(rung: Rung, ladder: Ladder) -> Prior:
-    """The best other rung, whose density says whether a rung's draws lie in holes: its own would clear it."""
-    others = [other for other in ladder.rungs if other is not rung and other.weight > 0] or ladder.rungs
-    return max(others, key=lambda other: other.gap.value).prior
+def _judge(codes: Codes, random_state: int) -> Prior:
+    """Whose density says whether draws lie in holes: a mixture of codes that no rung is fitted to, since a rung would
+    clear itself."""
+    few = codes[:: max(1, len(codes) // JUDGE_ROWS)]
+    judge = create("mixture", latent_dim=tuple(codes.event_shape), n_components="auto").to(codes.mean)
+    judge.fit_rows(few.rows(judge), FitOptions(random_state=random_state))
+    return judge.eval()
 
 
 def _qualities(
