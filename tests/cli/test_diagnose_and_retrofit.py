@@ -91,6 +91,7 @@ class Recorder:
 class Setting:
     columns: tuple[str, ...] = ()
     data_shape: tuple[int, ...] = ()
+    retrofit_command: str = ""
 
 
 @dataclass

@@ -126,8 +126,11 @@ HALF = [True] * 50 + [False] * 50
         ({"n": 100, "groups": [0, 1] * 50}, "2 groups cannot be split into 4 parts without cutting one"),
         ({"n": 100, "groups": [0, 1, 2, 3, 4] * 20}, "at least 8 groups are needed, two of them for each that errors"),
         ({"n": 100, "is_test": HALF, "groups": [9] * 50 + [0, 1, 2, 3, 4] * 10}, "All test rows are in one group"),
-        ({"n": 100, "groups": [float("nan")] * 100}, "groups has 100 missing labels"),
-        ({"n": 100, "groups": np.array([None, "a"] * 50, dtype=object)}, "groups has 50 missing labels"),
+        ({"n": 100, "groups": [float("nan")] * 100}, "groups: 100 of 100 rows lack a group, first row 0"),
+        (
+            {"n": 100, "groups": np.array([None, "a"] * 50, dtype=object)},
+            "groups: 50 of 100 rows lack",
+        ),
         ({"n": 100, "is_test": [0, 1] * 50}, "is_test must be 100 booleans, got int64"),
         ({"n": 100, "is_test": [False] * 100}, "is_test marks no row"),
         ({"n": 60, "is_test": [True] * 20 + [False] * 40}, "40 rows are too few besides the test rows"),

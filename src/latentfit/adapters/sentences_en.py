@@ -62,8 +62,8 @@ SENTENCES: dict[str, str] = {
     "adapted.likelihood.normal.own": "normal with sigma {sigma:.3g} (pythae's own)",
     "adapted.likelihood.normal.error": "normal with sigma {sigma:.3g} (from the error on {n} example rows)",
     "adapted.likelihood.perceptual": "no likelihood: this loss is no density of x (likelihood= gives one)",
-    "adapted.likelihood.grey": "{name}. Pixels are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0). For grey data: likelihood='continuous_bernoulli'",
-    "adapted.pixels.grey": "are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0). For grey data: likelihood='continuous_bernoulli'",
+    "adapted.likelihood.grey": "{name}. Pixels are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0). Was it trained under a density of grey values? likelihood='continuous_bernoulli'",
+    "adapted.pixels.grey": "are grey, Bernoulli needs 0/1: scoring on one fixed binarisation (seed 0). Was it trained under a density of grey values? likelihood='continuous_bernoulli'",
     # the loss it was trained with
     "adapted.loss.none": "not given (kl_weight=, reconstruction=): effective beta unknown",
     "adapted.loss.weight": "{reconstruction} + {kl_weight:g} KL",

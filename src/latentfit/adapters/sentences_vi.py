@@ -62,8 +62,8 @@ SENTENCES: dict[str, str] = {
     "adapted.likelihood.normal.own": "normal với sigma {sigma:.3g} (của chính pythae)",
     "adapted.likelihood.normal.error": "normal với sigma {sigma:.3g} (từ sai số trên {n} dòng ví dụ)",
     "adapted.likelihood.perceptual": "không có hàm hợp lý: hàm mất mát này không phải mật độ của x (thêm bằng likelihood=)",
-    "adapted.likelihood.grey": "{name}. Điểm ảnh là mức xám, Bernoulli cần 0/1: chấm trên một bản nhị phân hoá cố định (seed 0). Cho dữ liệu xám: likelihood='continuous_bernoulli'",
-    "adapted.pixels.grey": "là mức xám, Bernoulli cần 0/1: chấm trên một bản nhị phân hoá cố định (seed 0). Cho dữ liệu xám: likelihood='continuous_bernoulli'",
+    "adapted.likelihood.grey": "{name}. Điểm ảnh là mức xám, Bernoulli cần 0/1: chấm trên một bản nhị phân hoá cố định (seed 0). Đã huấn luyện bằng mật độ của mức xám? likelihood='continuous_bernoulli'",
+    "adapted.pixels.grey": "là mức xám, Bernoulli cần 0/1: chấm trên một bản nhị phân hoá cố định (seed 0). Đã huấn luyện bằng mật độ của mức xám? likelihood='continuous_bernoulli'",
     # hàm mất mát đã dùng khi huấn luyện
     "adapted.loss.none": "không cho biết (kl_weight=, reconstruction=): không rõ beta thực tế",
     "adapted.loss.weight": "{reconstruction} + {kl_weight:g} KL",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,6 +124,7 @@ def diagnose(
                 progress=parts,
             )
         dx = given.named(dx)
+        dx = replace(dx, setting=replace(dx.setting, retrofit_command=asked.retrofit_command()))
     shown.tell(dx, context.obj, built_in)
     if fail_above is not None:
         low = dx.prior_gap.interval[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,15 @@ class Asked:
             "scale": _scale(self.scale),
         }
         return {key: value for key, value in said.items() if value is not None}
+
+    def retrofit_command(self) -> str:
+        """The command that fits a prior to the same model."""
+        words = [] if self.run is None else [self.run.as_posix()]
+        said = {"model": self.model, "data": self.data, "drop": self.drop, "train_data": self.train_data}
+        said |= {"output_kind" if key == "output" else key: value for key, value in self.adaptation().items()}
+        for key, value in said.items():
+            words += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
+        return shlex.join(["latentfit", "retrofit", *words])
 
     def codes(self) -> Path | None:
         """The file of codes, also where it was given in RUN's place."""
@@ -241,7 +251,10 @@ def _foreign(asked: Asked, example: Any, lang: str) -> Any:
     if isinstance(found, type) or (callable(found) and type(found).__name__ == "function"):
         what = "a class" if isinstance(found, type) else "a function"
         _, name = module_of(asked.model)
-        raise InputError(f"--model {asked.model} is {what}; expected a trained model, as in vae = {name}(...).")
+        raise InputError(
+            f"--model {asked.model} is {what}; expected a trained model: an instance with its weights loaded, such as "
+            f"my_{name} = {name}(...)."
+        )
     from latentfit.adapters import AdaptedVAE, adapt
     from latentfit.model import VAEModule
 

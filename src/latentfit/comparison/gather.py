@@ -185,4 +185,10 @@ def _setting(found: Found, facts: Mapping[str, Any]) -> Setting:
         show_data=bool(facts["show_data"]),
         columns=data.units.model_columns,
         label_names=found.label_names,
+        n_groups=_count_groups(found),
     )
+
+
+def _count_groups(found: Found) -> dict[str, int]:
+    counted = {split: found.groups_of(split) for split in ("selection", "test")}
+    return {split: len(np.unique(groups)) for split, groups in counted.items() if groups is not None}

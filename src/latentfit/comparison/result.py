@@ -119,6 +119,8 @@ class Setting:
     show_data: bool = False
     #: of a table, in the models' order: the user's names, or the user's numbers from 0
     columns: list[str] | list[int] = field(default_factory=list)
+    #: of related rows among those that chose and those that tested; empty where rows are by themselves
+    n_groups: dict[str, int] = field(default_factory=dict)
     #: of the labels, which the figures have as numbers from 0; empty where they are the labels themselves
     label_names: list[str] = field(default_factory=list)
 

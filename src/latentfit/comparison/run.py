@@ -53,6 +53,8 @@ BACKENDS = ("serial", "loky", "dask", "ray")
 EXTRA_BACKENDS = ("dask", "ray")
 #: what may change in a run's folder: it decides which jobs there are and how they are ranked, never what one computes
 FREE = {"goal", "methods", "n_seeds"}
+#: of what else was asked, whatever is known by its hash alone
+NOT_SHOWN = {"data": "data", "labels": "labels", "splits": "which rows train and test, as by other groups"}
 
 
 class Listener(Protocol):
@@ -271,7 +273,9 @@ def _open(folder: Path, asked: dict[str, Any], fresh: bool) -> Plan | None:
     if set(changed) <= FREE and (folder / "data.safetensors").exists():
         return Plan.from_json(held["plan"])
     decisive = [key for key in changed if key not in FREE]
-    differences = ", ".join(f"{key} {held['asked'].get(key)} -> {asked[key]}" for key in decisive or changed)
+    differences = ", ".join(
+        NOT_SHOWN.get(key, f"{key} {held['asked'].get(key)} -> {asked[key]}") for key in decisive or changed
+    )
     raise InputError(
         f"{folder.as_posix()} holds another comparison (differs in: {differences}). Use --out "
         f"{folder.as_posix()}-2, or --fresh to start over; nothing was changed."

@@ -201,7 +201,10 @@ def refuse_missing(groups: np.ndarray, what: str = "") -> None:
     """
     missing = int(is_missing(groups).sum())
     if missing:
-        raise InputError(f"{what and f'{what}: '}groups has {missing} missing labels; every row needs one.")
+        raise InputError(
+            f"{what and f'{what}: '}groups: {missing:,} of {len(groups):,} rows lack a group, first row "
+            f"{int(is_missing(groups).argmax())} (from 0)."
+        )
 
 
 def _group_codes(groups: Any, n: int) -> np.ndarray | None:

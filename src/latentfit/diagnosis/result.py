@@ -38,6 +38,7 @@ class DiagnosisSetting:
         n_draws: draws of the weights that make up the model; above 1 the VAE at their centre was diagnosed.
         notes: what was warned of on the way, as it was shown.
         columns: names of a table's columns, or their numbers from 0, where they are known.
+        retrofit_command: what fits a prior to the same model, where a command made the diagnosis.
     """
 
     model: str
@@ -60,6 +61,7 @@ class DiagnosisSetting:
     n_draws: int = 1
     notes: list[str] = field(default_factory=list)
     columns: Sequence[str | int] = ()
+    retrofit_command: str = ""
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,7 @@ SENTENCES: dict[str, str] = {
     "verdict.test.score": "On the {n:,} test {units}, opened once: {score}, `standard` {null_score}; log p(x) {gain:+} nats.",
     "verdict.without_training": "No retraining? {method} post hoc, {score}.",
     "verdict.one_seed": "One seed: this holds for this training run only.",
+    "verdict.few_groups": "Errors are between groups, of which {selection} chose and {test} tested: more groups would tell more, more rows of these would not.",
     "verdict.few_rows": "{n:,} training {units} are few; try: {command}",
     # the command line
     "terminal.resume": "same command again = resume",

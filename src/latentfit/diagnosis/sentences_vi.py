@@ -205,6 +205,7 @@ SENTENCES: dict[str, str] = {
     "verdict.test.score": "Trên {n:,} {units} kiểm tra, chỉ mở một lần: {score}, `standard` {null_score}; log p(x) {gain:+} nat.",
     "verdict.without_training": "Không muốn huấn luyện lại? {method} khớp sau, {score}.",
     "verdict.one_seed": "Chỉ một hạt giống: kết luận chỉ đúng cho lần huấn luyện này.",
+    "verdict.few_groups": "Sai số tính giữa các nhóm: {selection} nhóm để chọn, {test} nhóm để kiểm tra; cần thêm nhóm, thêm dòng của các nhóm này không giúp được.",
     "verdict.few_rows": "{n:,} {units} huấn luyện là ít; hãy thử: {command}",
     # dòng lệnh
     "terminal.resume": "gõ lại lệnh này = chạy tiếp",

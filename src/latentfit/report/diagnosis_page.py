@@ -10,12 +10,13 @@ from latentfit.diagnosis.result import Diagnosis
 from latentfit.evaluation.ladder import NOTHING
 from latentfit.report import figures, model_page, parts
 from latentfit.report.diagnosis_text import (
-    NEXT,
+    RETROFITTED,
     advice,
     gain_text,
     head_sentence,
     measured,
     missing,
+    retrofit_call,
     rows_line,
     what_line,
     words_of,
@@ -162,6 +163,6 @@ def _commands(view: View, dx: Diagnosis) -> dict[str, Any]:
     given = ", X_train=X_train" if s.separate else ""
     options = f'goal="{s.goal}", depth="{s.depth}", random_state={s.random_state}'
     listed = [(t("report.diagnosis.repeat.again"), f"latentfit.diagnose(model, X_test{given}, {options})")]
-    if dx.first is not None and dx.first.code in NEXT:
-        listed.insert(0, (t("report.diagnosis.repeat.next"), NEXT[dx.first.code]))
+    if dx.first is not None and dx.first.code in RETROFITTED:
+        listed.insert(0, (t("report.diagnosis.repeat.next"), retrofit_call(dx, RETROFITTED[dx.first.code])))
     return {"caption": t("report.diagnosis.repeat"), "first": listed, "rest": [], "summary": ""}

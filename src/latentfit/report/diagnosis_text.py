@@ -22,8 +22,8 @@ from latentfit.report.text import duration, wrapped
 from latentfit.report.view import bits_per_dimension, prior_name, shape_words, unit_words
 
 WIDTH, LABEL = 80, 12
-#: what to type next, by the finding to mend first
-NEXT = dict.fromkeys(("LF-PRIOR-01", "LF-HOLES-01", "LF-HOLES-02"), "latentfit.retrofit(model, X_train)")
+#: findings that a fitted prior mends, and what then decides
+RETROFITTED = {"LF-PRIOR-01": "", "LF-HOLES-01": "", "LF-HOLES-02": "samples"}
 
 
 def diagnosis_text(dx: Diagnosis, lang: str = "en", width: int = WIDTH) -> str:
@@ -111,14 +111,22 @@ def advice(dx: Diagnosis, lang: str = "en") -> list[tuple[str, str]]:
         quiet = [f for f in dx.findings if f.code.startswith("LF-PRIOR")]
         return [(say("label.change", lang), finding_change(f, lang, **words)) for f in quiet]
     remedy = finding_remedy(finding, lang, **words)
-    if finding.code in NEXT:
-        remedy += f" {NEXT[finding.code]}"
+    if finding.code in RETROFITTED:
+        remedy += f" {retrofit_call(dx, RETROFITTED[finding.code])}"
     return [
         (say("label.next", lang), remedy),
         (say("label.price", lang), finding_price(finding, lang, **words)),
         (say("label.gain", lang), gain_text(dx, finding, lang)),
         (say("label.change", lang), finding_change(finding, lang, **words)),
     ]
+
+
+def retrofit_call(dx: Diagnosis, goal: str = "") -> str:
+    """What to type next: the command where a command made the diagnosis, else the call."""
+    command = dx.setting.retrofit_command
+    if command:
+        return command + (f" --goal {goal}" if goal else "")
+    return f"latentfit.retrofit(model, X_train{f', goal={goal!r}' if goal else ''})"
 
 
 def gain_text(dx: Diagnosis, finding: Finding, lang: str = "en") -> str:

@@ -9,6 +9,8 @@ from latentfit.report.view import unit_words
 
 #: below this many training rows, small gains cannot be told from noise, and the reader is told so
 FEW_ROWS = 2000
+#: groups below which an interval is mostly its t quantile
+FEW_GROUPS = 10
 
 
 def headline(comparison: Comparison, lang: str = "en") -> str:
@@ -85,6 +87,8 @@ def evidence(comparison: Comparison, lang: str = "en") -> list[str]:
     if setting.n_seeds == 1:
         lines.append(say("verdict.one_seed", lang))
     lines += unreliable(comparison, lang)
+    if setting.n_groups and min(setting.n_groups.values()) < FEW_GROUPS:
+        lines.append(say("verdict.few_groups", lang, **setting.n_groups))
     train = setting.splits.get("train", 0)
     if verdict.verdict != "use" and 0 < train < FEW_ROWS:
         command = "latentfit compare mnist --quick" if setting.data == "digits" else "--n-seeds 10"
