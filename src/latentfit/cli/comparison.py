@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from latentfit.cli.marks import read_marks, split_marks
+from latentfit.cli.models import refuse_unfinished
 from latentfit.cli.options import (
     AsJson,
     Config,
@@ -142,6 +143,7 @@ def report(
             f"{run.as_posix()} is a model, not a comparison, and has no report of its own: latentfit diagnose "
             f"{run.as_posix()} --data DATA --report FILE.html"
         )
+    refuse_unfinished(run)
     comparison = Comparison.read(run)
     path = comparison.report(output, lang=lang, title=title) if output else write_report(comparison, run, lang, title)
     print(path.as_posix())

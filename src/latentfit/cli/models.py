@@ -196,9 +196,19 @@ def load_model(run: Path, device: str | None = None) -> tuple[Any, Path]:
 
 def _model_folder(run: Path) -> Path:
     folder = run / "best" if (run / "best" / "config.json").is_file() else run
-    if folder == run and (run / "plan.json").is_file():
-        raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
+    if folder == run:
+        refuse_unfinished(run)
     return folder
+
+
+def refuse_unfinished(run: Path) -> None:
+    """A comparison has a result once it is finished.
+
+    Raises:
+        InputError: it has a plan and no result.
+    """
+    if (run / "plan.json").is_file() and not (run / "comparison.json").is_file():
+        raise InputError(f"{run.as_posix()} holds a comparison that is not finished. Run its command again to go on.")
 
 
 def in_own_units(run: Path, changed: Any, rows: Any) -> Any:

@@ -232,7 +232,7 @@ SENTENCES: dict[str, str] = {
     "terminal.job": "{done}/{total}  {method}, seed {seed}: {duration}",
     "terminal.job.kept": "{done}/{total}  {method}, seed {seed}: already there",
     "terminal.job.failed": "{method}, seed {seed}, failed: {reason} The other {n} jobs go on.",
-    "terminal.interrupted": "Stopped: {done} of {total} jobs are kept. To go on: {command}",
+    "terminal.interrupted": "Stopped: {done} of {total} jobs are kept. To go on:",
     "terminal.partial": "So far, not ranked: mean gain on N(0, I) over the seeds that are done",
     "column.seeds": "seeds",
     "terminal.device.free": 'Running on cpu; cuda:0 is free: device="cuda".',

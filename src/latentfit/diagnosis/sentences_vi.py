@@ -232,7 +232,7 @@ SENTENCES: dict[str, str] = {
     "terminal.job": "{done}/{total}  {method}, hạt giống {seed}: {duration}",
     "terminal.job.kept": "{done}/{total}  {method}, hạt giống {seed}: đã có sẵn",
     "terminal.job.failed": "{method}, hạt giống {seed}, hỏng: {reason} {n} lượt kia vẫn chạy.",
-    "terminal.interrupted": "Đã dừng: giữ được {done} trên {total} lượt. Để chạy tiếp: {command}",
+    "terminal.interrupted": "Đã dừng: giữ được {done} trên {total} lượt. Để chạy tiếp:",
     "terminal.partial": "Đến lúc này, chưa xếp hạng: phần hơn N(0, I) trung bình trên các hạt giống đã xong",
     "column.seeds": "hạt giống",
     "terminal.device.free": 'Đang chạy trên cpu; cuda:0 còn rảnh: device="cuda".',

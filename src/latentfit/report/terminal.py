@@ -205,7 +205,8 @@ class Terminal:
         total = len(self.plan.first) + len(self.plan.second)
         self.write("")
         done = len(self.finished)
-        self._lines(say("terminal.interrupted", self.lang, done=done, total=total, command=self.command))
+        self._lines(say("terminal.interrupted", self.lang, done=done, total=total))
+        self.write(f"  {self.command}")  # on one line, to be copied
 
     def close(self) -> None:
         """Take the bar away."""
