@@ -54,7 +54,7 @@ SENTENCES: dict[str, str] = {
     "adapted.given.covariate": "1 hiệp biến",
     "adapted.given.covariates": "{n} hiệp biến",
     # hàm hợp lý
-    "adapted.likelihood.none": "không có: chỉ đo khoảng hở tiên nghiệm, vùng trống và chiều bị tắt; không có log p(x), ELBO hay khoảng hở suy luận",
+    "adapted.likelihood.none": "không có: chỉ đo độ hụt tiên nghiệm, vùng trống và chiều bị tắt; không có log p(x), ELBO hay khoảng hở suy luận",
     "adapted.likelihood.name": "{name}",
     "adapted.likelihood.told": "{name}, như bạn nói",
     "adapted.likelihood.normal": "normal với sigma {sigma:.3g}",

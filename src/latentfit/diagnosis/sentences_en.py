@@ -167,6 +167,7 @@ SENTENCES: dict[str, str] = {
     "headline.LF-DECODER-01.cross_entropy": "The decoder was trained by cross-entropy on grey values, not for this likelihood: log p(x) and the inference gap are of a decoder that does not fit it; the prior gap is not.",
     "headline.LF-DECODER-01.nothing": "Mend the decoder's output first: the codes carry {kl} nats per {unit}, yet what is decoded from them explains {share:.0%} of the variance, no better than the mean row. Every number below rests on it.",
     "headline.LF-INFERENCE-01": "The encoder loses {gap} nats per {unit}. A richer posterior can win them back, a new prior cannot.",
+    "headline.LF-INFERENCE-01.failed": "The encoder loses at least {gap} nats per {unit}. A richer posterior can win them back, a new prior cannot.",
     "headline.LF-PRIOR-01": "{p} costs this VAE at least {gap} nats per {unit}, {share:.0%} of its KL. A fitted prior wins that back with encoder and decoder as they are.",
     "headline.LF-HOLES-01": "The decoder is fed codes it has never seen: {share:.0%} of the draws from {p} fall where no {unit} was ever encoded.",
     "headline.LF-HOLES-02": "The decoder can do better than its samples show: {p} feeds it codes it has never seen.",

@@ -167,6 +167,7 @@ SENTENCES: dict[str, str] = {
     "headline.LF-DECODER-01.cross_entropy": "Bộ giải mã (decoder) đã huấn luyện bằng cross-entropy trên mức xám, không phải cho hàm hợp lý này: log p(x) và khoảng hở suy luận là của bộ giải mã không hợp với nó; độ hụt tiên nghiệm thì không.",
     "headline.LF-DECODER-01.nothing": "Hãy sửa đầu ra của bộ giải mã (decoder) trước: mã mang {kl} nat mỗi {unit}, nhưng cái được giải mã từ đó giải thích {share:.0%} phương sai, không hơn hàng trung bình. Mọi con số bên dưới đều dựa vào đó.",
     "headline.LF-INFERENCE-01": "Bộ mã hoá (encoder) làm mất {gap} nat mỗi {unit}. Hậu nghiệm phong phú hơn lấy lại được, tiên nghiệm mới thì không.",
+    "headline.LF-INFERENCE-01.failed": "Bộ mã hoá (encoder) làm mất ít nhất {gap} nat mỗi {unit}. Hậu nghiệm phong phú hơn lấy lại được, tiên nghiệm mới thì không.",
     "headline.LF-PRIOR-01": "{p} làm VAE này mất ít nhất {gap} nat mỗi {unit}, {share:.0%} KL. Một phân phối tiên nghiệm (prior) được khớp lấy lại chừng ấy, bộ mã hoá và bộ giải mã giữ nguyên.",
     "headline.LF-HOLES-01": "Bộ giải mã (decoder) phải đọc những mã nó chưa từng thấy: {share:.0%} mẫu từ {p} rơi vào nơi chưa {unit} nào được mã hoá tới (prior hole).",
     "headline.LF-HOLES-02": "Bộ giải mã (decoder) làm được tốt hơn những mẫu này: {p} đưa cho nó những mã nó chưa từng thấy.",
