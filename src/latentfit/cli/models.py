@@ -30,7 +30,7 @@ from latentfit.cli.options import (
     names_in,
 )
 from latentfit.cli.parts import Parts
-from latentfit.cli.program import app
+from latentfit.cli.program import app, note
 from latentfit.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def sample(
             parts = [model.sample(size, observation_noise=not means, generator=generator) for size in sizes]
         units = _units(folder)
         x = torch.cat(parts).numpy() if units is None else units.to_data(torch.cat(parts), drawn=not means)
-    else:  # a prior alone draws codes
+    else:
+        note("These are codes, which a prior alone draws; your decoder makes rows of them.")
         x = model.sample(n, generator=torch.Generator().manual_seed(seed)).detach().numpy()
     write(output, {"x": x}, column_names(model, folder))
 
