@@ -124,7 +124,7 @@ def diagnose(
                 progress=parts,
             )
         dx = given.named(dx)
-        dx = replace(dx, setting=replace(dx.setting, retrofit_command=asked.retrofit_command()))
+        dx = replace(dx, setting=replace(dx.setting, retrofit_command=asked.retrofit_command(groups)))
     shown.tell(dx, context.obj, built_in)
     if fail_above is not None:
         low = dx.prior_gap.interval[0]
