@@ -241,6 +241,7 @@ SENTENCES: dict[str, str] = {
     "terminal.foot.recommended": "< recommended",
     "terminal.foot.bound": "b lower bound",
     "terminal.foot.samples": "* own-encoder Frechet, lower is better",
+    "terminal.foot.hidden": "no room here for: {columns} (leaderboard.csv)",
     "terminal.foot.unreliable": "! log p(x) unreliable for {share:.0%} of the rows (Pareto-k above 0.7)",
     "terminal.foot.annealed": "a importance weights failed: log p(x) corrected by annealing {n} rows, by at most {nats:.2f} nats",
     "terminal.report.label": "Report",

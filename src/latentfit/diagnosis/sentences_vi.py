@@ -241,6 +241,7 @@ SENTENCES: dict[str, str] = {
     "terminal.foot.recommended": "< nên dùng",
     "terminal.foot.bound": "b cận dưới",
     "terminal.foot.samples": "* Fréchet theo chính bộ mã hoá, càng thấp càng tốt",
+    "terminal.foot.hidden": "không đủ chỗ cho: {columns} (leaderboard.csv)",
     "terminal.foot.unreliable": "! log p(x) không tin cậy ở {share:.0%} số dòng (Pareto-k trên 0.7)",
     "terminal.foot.annealed": "a trọng số hỏng: log p(x) được sửa bằng lấy mẫu quan trọng có ủ (AIS) trên {n} dòng, nhiều nhất {nats:.2f} nat",
     "terminal.report.label": "Báo cáo",

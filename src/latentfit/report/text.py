@@ -67,12 +67,15 @@ def leaderboard_text(comparison: Comparison, *, lang: str = "en", width: int = 8
     table = fitting(columns, width)
     unit = units(comparison, lang)["unit"]
     caption = wrapped(clean(say("terminal.caption", lang, unit=unit)), width)
-    shown = {column.heading for column in columns[: _shown(columns, width)[0]]}
+    n_shown = _shown(columns, width)[0]
+    shown, hidden = ([column.heading.strip() for column in part] for part in (columns[:n_shown], columns[n_shown:]))
     feet = [say("terminal.foot.recommended", lang)]
     if any(row.is_bound for row in rows):
         feet.append(say("terminal.foot.bound", lang))
     if say("column.samples", lang) in shown:
         feet.append(say("terminal.foot.samples", lang))
+    if hidden and width < 80:  # what never fits is no news
+        feet.append(say("terminal.foot.hidden", lang, columns=", ".join(name.rstrip("*") for name in hidden)))
     lines = [*caption, *table, *joined([clean(foot) for foot in feet], width)]
     worst = max((row.reliability for row in rows), default=0.0)
     annealed = [row for row in rows if row.n_annealed]
