@@ -74,6 +74,12 @@ def test_errors_are_those_of_groups():
     assert "30 groups; errors are theirs" in render_retrofit(grouped)
     halves = lf.retrofit(vae, few, groups=label, priors=("learned_gaussian",))
     assert halves.setting.n_groups < 15
+    parts = split(gather(vae, few, None, groups=label), 0)
+    kinds = [set(codes.groups) for codes in (parts.fitted, parts.validation, parts.selection, parts.test)]
+    assert sum(map(len, kinds)) == 30  # no group in two parts
+    assert "3 groups are too few to keep apart" in str(
+        lf.retrofit(vae, few, groups=label // 10, priors=("learned_gaussian",))
+    )
 
 
 def test_log_px_is_won_too_by_about_as_much(fix):

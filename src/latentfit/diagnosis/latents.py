@@ -19,7 +19,7 @@ from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import PlugIn, kl_per_row, plug_in_mismatch
-from latentfit.evaluation.ladder import Ladder, climb, cross_fit, split_rows
+from latentfit.evaluation.ladder import FEWEST_GROUPS, Ladder, climb, cross_fit, split_rows
 from latentfit.priors import create
 
 #: draws that judge a rung, at most, where there are more rows than one draw each needs
@@ -64,7 +64,8 @@ class LatentDiagnosis:
         lines = [say("diagnosis.against", lang)]
         lines.append(say(f"diagnosis.rows.{'halves' if self.cross_fitted else 'latents'}", lang, test=self.n_rows))
         if self.ladder.groups is not None:
-            lines.append(say("diagnosis.rows.groups", lang, n=len(np.unique(self.ladder.groups))))
+            n = len(np.unique(self.ladder.groups))
+            lines.append(say("diagnosis.rows.groups" + ".few" * (n < FEWEST_GROUPS), lang, n=n))
         lines = [part for line in lines for part in textwrap.wrap(line, max(20, width))] + [""]
         for f in self.findings:
             said = [finding_sentence(f, lang), finding_remedy(f, lang)]

@@ -148,7 +148,7 @@ def certify(
     if material.whole is not None:
         return cross_fit(material.whole, p, rungs=rungs, random_state=random_state, progress=progress)
     train = material.codes_train
-    fitted, validation = fit_and_validation(len(train), random_state)
+    fitted, validation = fit_and_validation(train, random_state)
     return climb(
         train[fitted],
         train[validation],
@@ -178,9 +178,9 @@ def overlap(train: Tensor, test: Tensor) -> int:
     return sum(bool((row != row[0]).any()) and hash(row.tobytes()) in seen for row in _rows(test))
 
 
-def fit_and_validation(n: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers priors are fitted on, and those that find the defensive weight."""
-    held_out, fitted = split_rows(n, None, VALIDATION_SHARE, random_state)
+def fit_and_validation(codes: Codes, random_state: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers priors are fitted on, and those that find the defensive weight: of other groups, if there are any."""
+    held_out, fitted = split_rows(len(codes), codes.groups, VALIDATION_SHARE, random_state)
     return fitted, held_out
 
 

@@ -288,6 +288,7 @@ SENTENCES: dict[str, str] = {
     "diagnosis.against": "Judged against N(0, I), whatever prior the codes were trained with",
     "diagnosis.rows.halves": "Scored on {test:,} rows: priors fitted on one half, scored on the other, and swapped",
     "diagnosis.rows.latents": "Scored on {test:,} rows; priors fitted on those of train",
+    "diagnosis.rows.groups.few": "{n:,} groups are too few to keep apart: numbers hold for these groups alone, not for others",
     "diagnosis.rows.groups": "{n:,} groups; errors are theirs, not those of rows",
     "diagnosis.rows": "Scored on {test:,} test {units}; priors fitted on {train:,} training {units}",
     "diagnosis.rows.cross": "No separate test data: r fitted on one half and scored on the other, and swapped. If X trained the VAE, this describes your training set, not the population.",

@@ -288,6 +288,7 @@ SENTENCES: dict[str, str] = {
     "diagnosis.against": "So với N(0, I), dù mã được huấn luyện với tiên nghiệm nào",
     "diagnosis.rows.halves": "Chấm trên {test:,} dòng: khớp tiên nghiệm vào một nửa, chấm trên nửa kia, rồi đổi lại",
     "diagnosis.rows.latents": "Chấm trên {test:,} dòng; tiên nghiệm khớp vào các dòng của train",
+    "diagnosis.rows.groups.few": "{n:,} nhóm là quá ít để tách riêng: các con số chỉ đúng cho các nhóm này, không cho nhóm khác",
     "diagnosis.rows.groups": "{n:,} nhóm; sai số là của nhóm, không phải của từng dòng",
     "diagnosis.rows": "Chấm trên {test:,} {units} kiểm tra; tiên nghiệm (prior) khớp trên {train:,} {units} huấn luyện",
     "diagnosis.rows.cross": "Không có dữ liệu kiểm tra riêng: r khớp trên một nửa, chấm trên nửa kia, rồi đổi lại. Nếu X đã huấn luyện VAE thì kết quả này nói về tập huấn luyện, không phải về tổng thể.",

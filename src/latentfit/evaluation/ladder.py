@@ -21,6 +21,8 @@ from latentfit.priors import DefensiveMixture, MixturePrior, create
 
 RUNGS = LADDER
 NOTHING = "nothing"
+#: that rows are split by; fewer are no units to split by
+FEWEST_GROUPS = 4
 #: arguments of the rungs that differ from the priors' own defaults
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
 #: flows whose base is the mixture below them, where that has won something
@@ -273,7 +275,7 @@ def split_rows(n: int, groups: np.ndarray | None, share: float, random_state: in
     """
     label = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
     units = int(label.max()) + 1 if n else 0
-    if units < 4 and groups is not None:
+    if units < FEWEST_GROUPS and groups is not None:
         return split_rows(n, None, share, random_state)
     if units < 4:
         raise InputError(f"{units} rows cannot be split into parts to fit and to judge; at least 4 are needed.")

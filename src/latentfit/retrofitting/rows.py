@@ -65,7 +65,7 @@ def split(material: Material, random_state: int) -> Parts:
         share = 0.5 if chose == "halves" else min(0.5, MOST_SELECTION / n_test)
         chosen, measured = split_rows(n_test, material.groups, share, random_state + 2)
         selection = material.codes_test[chosen]
-    fitted, validation = fit_and_validation(len(train), random_state)
+    fitted, validation = fit_and_validation(train, random_state)
     test = material.codes_test[measured]
     return Parts(train[fitted], train[validation], selection, test, chose, chosen, measured)
 
