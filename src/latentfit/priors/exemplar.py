@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WIDTH_ROWS, WIDTH_ITERATIONS, WIDTH_TOLERANCE = 2_000, 100, 1e-4
 #: draws that are searched for at once on a CPU: their energies stay in the cache
 NEAR_AT_ONCE = 50
+#: exemplars as many standard deviations from their centre: float32 loses the distances in its squares
+FAR = 300.0
 #: exemplars encoded in a step are a multiple of it
 ROUND_NUMBER = 256
 
@@ -119,8 +121,11 @@ class ExemplarPrior(Prior):
         means = self._current()
         flat = z.flatten(-len(self.event_shape))
         rows = flat.reshape(-1, flat.shape[-1])
-        left, right = _augmented(rows, means, (-self.log_std).exp())
-        total = log_sum_exp_of_product(left, right.T)
+        scale = (-self.log_std).exp()
+        if float((means - means.mean(0)).detach().abs().max() * scale.detach()) > FAR:
+            rows, means, scale = rows.double(), means.double(), scale.double()
+        left, right = _augmented(rows, means, scale)
+        total = log_sum_exp_of_product(left, right.T).to(flat.dtype)
         constant = flat.shape[-1] * (self.log_std + 0.5 * LOG_2PI) + math.log(len(means))
         return total.view(flat.shape[:-1]) - constant
 
