@@ -79,8 +79,8 @@ class Asked:
     def retrofit_command(self, groups: str | None) -> str:
         """The command that fits a prior to the same model by the same rows."""
         words = [] if self.run is None else [self.run.as_posix()]
-        said = {"model": self.model, "data": self.data, "drop": self.drop, "train_data": self.train_data}
-        said["groups"] = groups
+        said: dict[str, Any] = {"model": self.model, "data": self.data, "drop": self.drop, "groups": groups}
+        said |= {"train_data": self.train_data, "data_dir": self.data_dir, "device": self.device}
         said |= {"output_kind" if key == "output" else key: value for key, value in self.adaptation().items()}
         for key, value in said.items():
             words += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
