@@ -401,3 +401,17 @@ def test_a_log_sum_in_tiles_is_that_of_whole_rows(rows, terms):
     right.requires_grad_()
     (by_right,) = torch.autograd.grad(log_sum_exp_of_product(left, right).sum(), right)
     torch.testing.assert_close(by_right, torch.autograd.grad((left @ right).logsumexp(-1).sum(), right)[0])
+
+
+def test_narrow_exemplars_keep_their_distances():
+    """3 beside 3e-4: in float32 |z|^2 / s^2 is 1e8, and the distances of neighbours are lost in it."""
+    generator = torch.Generator().manual_seed(0)
+    mean = 3 * torch.randn(300, 2, generator=generator)
+    prior = priors.create("exemplar", latent_dim=2).fit(mean, std=torch.full_like(mean, 3e-4))
+    with torch.no_grad():
+        prior.log_std.fill_(torch.tensor(3e-4).log())
+    z = mean[:50] + 3e-4 * torch.randn(50, 2, generator=generator)
+    found = prior.log_prob(z)
+    assert found.dtype == torch.float32
+    exact = prior.double().log_prob(z.double())
+    torch.testing.assert_close(found.double(), exact, atol=1e-3, rtol=0)

@@ -51,6 +51,10 @@ def test_what_is_displaced_is_won_back_and_the_smallest_prior_is_kept(fix):
     assert fix.weights_unchanged
 
 
+def test_a_ladder_is_its_rungs(fix):
+    assert sorted(rung.name for rung in fix.ladder) == sorted(CHEAP)
+
+
 def test_the_gain_is_the_held_out_elbo_won_by_the_same_draws(fix):
     vae, x = displaced(), Batch(rows(600, 2))
     codes = encode_rows(vae, x)

@@ -236,7 +236,7 @@ def _loss(name: str, kl_weight: float | None, reconstruction: str | None) -> Los
         if name == "normal":
             raise InputError("kl_weight= needs reconstruction=: 'nll', 'mse_sum' or 'mse_mean' for a Normal.")
         reconstruction = "nll"
-    loss = Loss(1.0 if kl_weight is None else float(kl_weight), reconstruction)  # type: ignore[arg-type]  # it checks
+    loss = Loss(1.0 if kl_weight is None else float(kl_weight), reconstruction)  # type: ignore[arg-type]  # Loss refuses other words
     of = {"mse": ("normal",), "bce": ("bernoulli", "continuous_bernoulli")}.get(reconstruction[:3])
     if of is not None and name not in of:
         raise InputError(f"reconstruction={reconstruction!r} goes with {' or '.join(of)}, not with {name!r}.")

@@ -37,6 +37,8 @@ def read_marks(option: str, path: Path, n_rows: int | None) -> np.ndarray:
 def _column(option: str, path: Path, n_rows: int | None) -> np.ndarray:
     import csv
 
+    from latentfit.data.splits import refuse_missing
+
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
@@ -46,23 +48,10 @@ def _column(option: str, path: Path, n_rows: int | None) -> np.ndarray:
         rows.pop()
     if any(len(row) > 1 for row in rows):
         raise InputError(f"{option} {path} has several columns; expected one, a label in each line.")
-    cells = [row[0].strip() if row else "" for row in rows]
+    # a blank line, or an empty cell, as pandas writes what is missing
+    cells = [row[0].strip() or None if row else None for row in rows]
     if n_rows is not None and len(cells) == n_rows + 1:
         cells = cells[1:]
     if n_rows is None or len(cells) == n_rows:
-        refuse_gaps(option, path, cells)
+        refuse_missing(np.array(cells, dtype=object), f"{option} {path}", option.removeprefix("--").removesuffix("s"))
     return np.array(cells)
-
-
-def refuse_gaps(option: str, path: Path, cells: list[str]) -> None:
-    """Every row needs its label: a blank line, or an empty cell as pandas writes what is missing.
-
-    Raises:
-        InputError: with the first such row.
-    """
-    gaps = [row for row, cell in enumerate(cells) if not cell]
-    if gaps:
-        what = "a label" if option == "--labels" else "a group"
-        raise InputError(
-            f"{option} {path}: {len(gaps):,} of {len(cells):,} rows lack {what}, first row {gaps[0]} (from 0)."
-        )

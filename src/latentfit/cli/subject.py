@@ -81,9 +81,8 @@ class Asked:
         words = [] if self.run is None else [self.run.as_posix()]
         said: dict[str, Any] = {"model": self.model, "data": self.data, "drop": self.drop, "groups": groups}
         said |= {"train_data": self.train_data, "data_dir": self.data_dir, "device": self.device}
-        said |= {"output_kind" if key == "output" else key: value for key, value in self.adaptation().items()}
-        for key, value in said.items():
-            words += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
+        for key, value in (said | self.adaptation()).items():
+            words += [] if value is None else [_typed(key), str(value)]
         return shlex.join(["latentfit", "retrofit", *words])
 
     def codes(self) -> Path | None:
@@ -112,7 +111,7 @@ class Asked:
             raise InputError("--mean-key and --var-key go together: give both, or neither.")
         said = self.adaptation()
         if said and self.model is None:
-            names = ", ".join(f"--{'output-kind' if key == 'output' else key.replace('_', '-')}" for key in said)
+            names = ", ".join(map(_typed, said))
             raise InputError(f"{names}: for --model only; other models say themselves how they were built.")
         if self.kl_weight is not None and not (math.isfinite(self.kl_weight) and self.kl_weight >= 0):
             raise InputError(f"--kl-weight must be at least 0 and finite, got {self.kl_weight:g}.")
@@ -153,6 +152,11 @@ class Subject:
         if self.data_shape is not None:
             known["data_shape"] = self.data_shape
         return replace(result, setting=replace(result.setting, **known)) if known else result
+
+
+def _typed(name: str) -> str:
+    """The option for an argument of `adapt`, or for a field of `Asked`."""
+    return "--output-kind" if name == "output" else f"--{name.replace('_', '-')}"
 
 
 def subject(asked: Asked, labels: str | None = None, groups: str | None = None, lang: str = "en") -> Subject:

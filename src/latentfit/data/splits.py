@@ -193,17 +193,17 @@ def is_missing(labels: np.ndarray) -> np.ndarray:
     return np.asarray(pd.isna(labels))
 
 
-def refuse_missing(groups: np.ndarray, what: str = "") -> None:
-    """Every row needs its group.
+def refuse_missing(marks: np.ndarray, what: str = "groups", mark: str = "group") -> None:
+    """Every row needs its group, or its label.
 
     Raises:
-        InputError: groups (n,) with missing labels.
+        InputError: marks (n,) of which some are missing, with the first such row.
     """
-    missing = int(is_missing(groups).sum())
-    if missing:
+    missing = is_missing(marks)
+    if missing.any():
         raise InputError(
-            f"{what and f'{what}: '}groups: {missing:,} of {len(groups):,} rows lack a group, first row "
-            f"{int(is_missing(groups).argmax())} (from 0)."
+            f"{what}: {int(missing.sum()):,} of {len(marks):,} rows lack a {mark}, first row {int(missing.argmax())} "
+            "(from 0)."
         )
 
 

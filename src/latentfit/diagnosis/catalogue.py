@@ -47,7 +47,7 @@ from latentfit.diagnosis.sentences_report_en import SENTENCES as ENGLISH_REPORT
 from latentfit.diagnosis.sentences_report_vi import SENTENCES as VIETNAMESE_REPORT
 from latentfit.diagnosis.sentences_vi import SENTENCES as VIETNAMESE
 from latentfit.errors import InputError
-from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.estimate import FEWEST_GROUPS, Estimate
 
 LANGUAGES: dict[str, dict[str, str]] = {
     "en": {**ENGLISH, **ENGLISH_REPORT, **ADAPTED["en"]},
@@ -169,6 +169,11 @@ def finding_price(finding: Finding, lang: str = "en", **words: str) -> str:
 def finding_change(finding: Finding, lang: str = "en", **words: str) -> str:
     """What would change the verdict."""
     return _about(finding, "change", lang, words)
+
+
+def groups_sentence(n: int, lang: str = "en") -> str:
+    """That errors are those of n groups of related rows; that so few hold for themselves alone."""
+    return say("diagnosis.rows.groups" + ".few" * (n < FEWEST_GROUPS), lang, n=n)
 
 
 def headline(finding: Finding, lang: str = "en", **words: Any) -> str:

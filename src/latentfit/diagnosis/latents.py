@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence, say
+from latentfit.diagnosis.catalogue import finding_name, finding_remedy, finding_sentence, groups_sentence, say
 from latentfit.diagnosis.findings import Finding, plain
 from latentfit.diagnosis.measures import DEPTHS, Depth
 from latentfit.diagnosis.verdicts import collapse_finding, prior_finding
@@ -19,7 +19,7 @@ from latentfit.evaluation.codes import Codes
 from latentfit.evaluation.collapse import ActiveUnits, active_units
 from latentfit.evaluation.estimate import Estimate
 from latentfit.evaluation.gap import PlugIn, kl_per_row, plug_in_mismatch
-from latentfit.evaluation.ladder import FEWEST_GROUPS, Ladder, climb, cross_fit, split_rows
+from latentfit.evaluation.ladder import Ladder, climb, cross_fit, split_rows
 from latentfit.priors import create
 
 #: draws that judge a rung, at most, where there are more rows than one draw each needs
@@ -64,8 +64,7 @@ class LatentDiagnosis:
         lines = [say("diagnosis.against", lang)]
         lines.append(say(f"diagnosis.rows.{'halves' if self.cross_fitted else 'latents'}", lang, test=self.n_rows))
         if self.ladder.groups is not None:
-            n = len(np.unique(self.ladder.groups))
-            lines.append(say("diagnosis.rows.groups" + ".few" * (n < FEWEST_GROUPS), lang, n=n))
+            lines.append(groups_sentence(len(np.unique(self.ladder.groups)), lang))
         lines = [part for line in lines for part in textwrap.wrap(line, max(20, width))] + [""]
         for f in self.findings:
             said = [finding_sentence(f, lang), finding_remedy(f, lang)]

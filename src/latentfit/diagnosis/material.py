@@ -244,7 +244,7 @@ def _per_row(values: Any, rows: Batch, name: str, what: str) -> np.ndarray | Non
     if array.shape != (len(rows),):
         raise InputError(f"{what}: {name} has shape {array.shape}, expected ({len(rows)},), one for each row.")
     if name == "groups":
-        refuse_missing(array, what)
+        refuse_missing(array, f"{what}: groups")
         refuse_one_group(array, what)
     elif (missing := is_missing(array)).any():
         return np.where(missing, UNLABELLED, array.astype(str))

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 
 from latentfit.errors import InputError
 
+#: groups of related rows that rows are split by; fewer are no units to split by
+FEWEST_GROUPS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:

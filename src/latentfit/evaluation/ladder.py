@@ -12,7 +12,7 @@ import numpy as np
 
 from latentfit.errors import InputError
 from latentfit.evaluation.codes import Codes
-from latentfit.evaluation.estimate import Estimate
+from latentfit.evaluation.estimate import FEWEST_GROUPS, Estimate
 from latentfit.evaluation.gap import defensive_weight, prior_gap_per_row, require_exact
 from latentfit.methods import LADDER
 from latentfit.model.contracts import Prior
@@ -21,8 +21,6 @@ from latentfit.priors import DefensiveMixture, MixturePrior, create
 
 RUNGS = LADDER
 NOTHING = "nothing"
-#: that rows are split by; fewer are no units to split by
-FEWEST_GROUPS = 4
 #: arguments of the rungs that differ from the priors' own defaults
 ARGUMENTS: dict[str, dict[str, object]] = {"mixture": {"n_components": "auto"}}
 #: flows whose base is the mixture below them, where that has won something
@@ -98,9 +96,6 @@ class Ladder:
 
     def __iter__(self) -> Iterator[Rung]:
         return iter(self.rungs)
-
-    def __len__(self) -> int:
-        return len(self.rungs)
 
     @property
     def candidates(self) -> list[Rung]:

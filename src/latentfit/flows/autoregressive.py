@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +120,11 @@ class MaskedNetwork(nn.Module):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """z (..., D), context (..., C) broadcast against it -> (..., outputs, D)."""
-        first, *others = self.layers
-        h = self.of_inputs(z, first.masked(), context)  # type: ignore[operator]
+        layers: list[Any] = list(self.layers)
+        first, *others = layers
+        h = self.of_inputs(z, first.masked(), context)
         for layer in others:
-            h = dense(F.silu(h), layer.masked(), layer.bias)  # type: ignore[operator, arg-type]
+            h = dense(F.silu(h), layer.masked(), layer.bias)
         return h.unflatten(-1, (self.outputs, self.features))
 
     def of_inputs(self, z: Tensor, weight: Tensor, context: Tensor | None, rows: slice = slice(None)) -> Tensor:

@@ -18,8 +18,7 @@ def component_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     r"""log N(z; m_k, C_k) for every row and component, with C_k^{-1} = W_k^T W_k.
 
     |W_k (z - m_k)|^2 for all k is one product (R, D) x (D, K D) and a sum of squares, in blocks of rows, so
-    memory does not grow with R K D. With diagonal W_k it is z^2 A - 2 z B + c, with z centred first against
-    cancellation.
+    memory does not grow with R K D. With diagonal W_k see `diagonal_product`.
 
     Args:
         z: (R, D).
@@ -31,14 +30,7 @@ def component_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     """
     n_components, dim = mean.shape
     if factor.dim() == 2:
-        log_det = factor.log().sum(-1)
-        centre = mean.detach().mean(0)
-        precision, offset = factor.square(), mean - centre
-        z = z - centre
-        linear = (precision * offset).T  # (D, K)
-        constant = (precision * offset.square()).sum(-1)
-        energy = z.square() @ precision.T - 2 * (z @ linear) + constant
-        return log_det - 0.5 * (energy + dim * LOG_2PI)
+        return dense(*diagonal_product(z, mean, factor))
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     weight = factor.reshape(n_components * dim, dim)
     bias = -(factor @ mean.unsqueeze(-1)).reshape(-1)
@@ -48,6 +40,18 @@ def component_log_prob(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     ]
     energy = energies[0] if len(energies) == 1 else torch.cat(energies)
     return log_det - 0.5 * (energy + dim * LOG_2PI)
+
+
+def diagonal_product(z: Tensor, mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows whose inner products are log N(z; m_k, C_k), W_k diagonal: (R, 2 D + 1) of z, (K, 2 D + 1) of components.
+
+    (z^2, z, 1) and their coefficients, with z centred first against cancellation; the constants are the last column.
+    """
+    centre = mean.detach().mean(0)
+    z, offset, precision = z - centre, mean - centre, factor.square()
+    constant = factor.log().sum(-1) - 0.5 * ((precision * offset.square()).sum(-1) + mean.shape[1] * LOG_2PI)
+    left = torch.cat((z.square(), z, torch.ones_like(z[:, :1])), 1)
+    return left, torch.cat((-0.5 * precision, precision * offset, constant[:, None]), 1)
 
 
 def first_means(n_components: int, dim: int) -> Tensor:

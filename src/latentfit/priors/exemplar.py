@@ -122,9 +122,9 @@ class ExemplarPrior(Prior):
         flat = z.flatten(-len(self.event_shape))
         rows = flat.reshape(-1, flat.shape[-1])
         scale = (-self.log_std).exp()
-        if float((means - means.mean(0)).detach().abs().max() * scale.detach()) > FAR:
-            rows, means, scale = rows.double(), means.double(), scale.double()
         left, right = _augmented(rows, means, scale)
+        if right[:, -1].min() < -0.5 * FAR**2:
+            left, right = _augmented(rows.double(), means.double(), scale.double())
         total = log_sum_exp_of_product(left, right.T).to(flat.dtype)
         constant = flat.shape[-1] * (self.log_std + 0.5 * LOG_2PI) + math.log(len(means))
         return total.view(flat.shape[:-1]) - constant

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from latentfit.model.contracts import LOG_2PI
 from latentfit.networks.products import dense
-from latentfit.priors.components import LEAST_LOG, component_log_prob
+from latentfit.priors.components import LEAST_LOG, component_log_prob, diagonal_product
 from latentfit.priors.foreign import generator_as_global
 from latentfit.training.rng import standard_normal
 
@@ -79,15 +78,12 @@ def log_mixture(z: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> 
     """log sum_k w_k N(z; m_k, C_k): z (..., D) -> (...), the rest as of `pick` and `around`.
 
     In blocks, so that without gradients memory does not grow with rows times components. With diagonal C_k the terms
-    are one product of (z^2, z, 1).
+    are one product.
     """
     rows = z.reshape(-1, z.shape[-1])
     if factor.dim() == 2:
-        centre = mean.detach().mean(0)  # against cancellation
-        rows, offset, precision = rows - centre, mean - centre, factor.square()
-        constant = factor.log().sum(-1) - 0.5 * ((precision * offset.square()).sum(-1) + rows.shape[1] * LOG_2PI)
-        left = torch.cat((rows.square(), rows, torch.ones_like(rows[:, :1])), 1)
-        right = torch.cat((-0.5 * precision, precision * offset, (log_weight + constant)[:, None]), 1)
+        left, right = diagonal_product(rows, mean, factor)
+        right = torch.cat((right[:, :-1], right[:, -1:] + log_weight[:, None]), 1)
         return log_sum_exp_of_product(left, right.T).view(z.shape[:-1])
     blocks = rows.split(rows_at_once(rows, len(mean)))
     parts = [(component_log_prob(block, mean, factor) + log_weight).logsumexp(-1) for block in blocks]

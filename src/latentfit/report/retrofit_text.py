@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 
-from latentfit.diagnosis.catalogue import keys, say
+from latentfit.diagnosis.catalogue import groups_sentence, keys, say
 from latentfit.evaluation.estimate import Estimate
-from latentfit.evaluation.ladder import FEWEST_GROUPS, NOTHING
+from latentfit.evaluation.ladder import NOTHING
 from latentfit.report.text import Column, fitting, wrapped
 from latentfit.report.view import (
     bits_per_dimension,
@@ -117,8 +117,7 @@ def finetuned_lines(fix: Retrofit, lang: str = "en") -> list[str]:
 def groups_line(fix: Retrofit, lang: str = "en") -> list[str]:
     """How many groups of related rows measured, where there are any."""
     n = fix.setting.n_groups
-    few = ".few" if n < FEWEST_GROUPS else ""
-    return [f"{say(f'diagnosis.rows.groups{few}', lang, n=n)}."] if n else []
+    return [f"{groups_sentence(n, lang)}."] if n else []
 
 
 def doubts(fix: Retrofit, lang: str = "en") -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from latentfit.comparison.jobs import read_arrays
 from latentfit.comparison.plan import Job, Plan, job_folder
 from latentfit.comparison.result import Comparison
-from latentfit.diagnosis.catalogue import clause, counted, plain, say
+from latentfit.diagnosis.catalogue import clause, counted, groups_sentence, plain, say
 from latentfit.diagnosis.findings import Finding
 from latentfit.errors import LatentfitError
 from latentfit.report.text import as_text, duration, findings_text, wrapped
@@ -91,7 +91,7 @@ class Terminal:
         sizes = splits.sizes()
         lines = [say("terminal.split", self.lang, **sizes, seed=plan.settings["random_state"])]
         if source.groups is not None:
-            lines.append(say("diagnosis.rows.groups", self.lang, n=len(np.unique(source.groups))))
+            lines.append(groups_sentence(len(np.unique(source.groups)), self.lang))
         self._labelled("split", lines)
         lines = [self._say("terminal.likelihood", likelihood=data.description, reason=clause(data.reason, self.lang))]
         if data.alternatives:

@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 #: rows that are scored before and after, that a proposal is fitted on, that sample quality is judged by
 SCORED_ROWS, PROPOSAL_ROWS, QUALITY_ROWS = 500, 5_000, 10_000
-#: codes that the judge of holes is fitted to, at most about
+#: codes that the judge of holes is fitted to, at most
 JUDGE_ROWS = 5_000
 #: after which the number of importance samples is doubled no more
 SCORING_SECONDS = 60.0
@@ -275,7 +275,7 @@ def _keep(ladder: Ladder, failed: dict[str, tuple[str, ...]], quality: dict[str,
 def _judge(codes: Codes, random_state: int) -> Prior:
     """Whose density says whether draws lie in holes: a mixture of codes that no rung is fitted to, since a rung would
     clear itself."""
-    few = codes[:: max(1, len(codes) // JUDGE_ROWS)]
+    few = codes[some_numbers(len(codes), JUDGE_ROWS, random_state)]
     judge = create("mixture", latent_dim=tuple(codes.event_shape), n_components="auto").to(codes.mean)
     judge.fit_rows(few.rows(judge), FitOptions(random_state=random_state))
     return judge.eval()
