@@ -4,8 +4,8 @@
     python benchmarks/decoder_blocks.py --device cuda
 
 A standard VAE (gated MLP, 784 pixels, 40 units) after 600 steps on synthetic grey rows; 500 binary rows, 200 importance
-samples, 100 steps of refinement. Wall clock, once for each size after a first call that does not count. Each device has its place in
-benchmarks/results/decoder_blocks.json.
+samples, 100 steps of refinement. Wall clock, once for each size after a first call that does not count. Each device has
+its place in benchmarks/results/decoder_blocks.json.
 """
 
 from __future__ import annotations
